@@ -1,0 +1,1 @@
+"""What runs flows: the local stack, automations and work-pool templates."""

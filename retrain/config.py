@@ -1,0 +1,310 @@
+"""Strict configuration: frozen sections, unknown keys are errors, every value knows where it came from.
+
+Values come, later ones winning, from the defaults below, one YAML file, and environment variables such as
+`RETRAIN_TRAINING__EPOCHS=5`. All errors are collected and raised at once.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from retrain.environment import home
+from retrain.errors import ConfigError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+Port = Annotated[int, Field(ge=1024, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Model(Section):
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")] = "detector"
+    """Names the route, the registry entry and the Prefect resource `retrain.model.<name>`."""
+    classes: tuple[str, ...] = ("object",)
+    """Class names in index order."""
+
+
+class Storage(Section):
+    state_url: str | None = None
+    """SQLAlchemy URL of the state; unset: SQLite under the home folder."""
+    blobs_url: str | None = None
+    """Folder or `s3://bucket/prefix` for releases and reports; unset: a folder under the home folder."""
+
+
+class DataCollection(Section):
+    strategy: Literal["uncertainty", "random", "boundary", "all"] = "uncertainty"
+    confidence_threshold: Fraction = 0.7
+    """`uncertainty` keeps frames whose confidence is below this."""
+    sample_rate: Fraction = 0.1
+    """Share of frames that `random` keeps."""
+    frame_confidence: Literal["minimum", "mean"] = "minimum"
+    """How the scores of a frame's boxes become the frame's one confidence."""
+    retrain_threshold: Positive = 500
+    """Stored, not yet used samples that start a retraining cycle."""
+    storage_path: Path | None = None
+    """Folder of the samples' images; unset: beside the other blobs."""
+    s3_bucket: str | None = None
+    """Bucket of the samples' images instead of a folder; endpoint and credentials come from AWS_* variables."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "DataCollection":
+        if self.storage_path is not None and self.s3_bucket is not None:
+            raise ValueError("storage_path and s3_bucket both name where samples go; set one of them")
+        return self
+
+
+class Annotation(Section):
+    auto_label: bool = True
+    """Off: every sample goes to the reviewer."""
+    auto_label_threshold: Fraction = 0.8
+    """A frame is labelled by the champion alone only if every box it shows scores at least this."""
+    require_review: bool = True
+    """Off: frames below the threshold are labelled by the champion as well (their source says so)."""
+    reviewer: Literal["simulated"] | None = None
+    """Who looks at uncertain frames; unset: nobody, and those frames are left out."""
+
+
+class Splits(Section):
+    train: Fraction = 0.7
+    val: Fraction = 0.15
+    test: Fraction = 0.15
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> "Splits":
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"train + val + test must be 1, got {self.train} + {self.val} + {self.test} = {total:g}.")
+        return self
+
+
+class Dataset(Section):
+    versions_path: Path | None = None
+    """The Git + DVC repository of dataset versions; unset: a folder under the home folder."""
+    splits: Splits = Splits()
+    """Shares of the recordings (never of single frames) that go to each split."""
+
+
+class Training(Section):
+    model: str = "yolov8n"
+    """Ultralytics architecture the first champion is built from."""
+    num_gpus: Annotated[int, Field(ge=0)] = 0
+    mixed_precision: bool = False
+    gradient_accumulation: Positive = 1
+    """Batches per optimiser step."""
+    batch_size: Positive = 16
+    epochs: Positive = 100
+    learning_rate: Annotated[float, Field(gt=0)] = 0.002
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    scheduler: Literal["linear", "cosine"] = "linear"
+    image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 640
+    """Side of the square the network sees, in pixels."""
+    early_stopping: bool = True
+    patience: Positive = 10
+    """Epochs without a better val mAP50-95 before early stopping ends a job."""
+    mosaic: Fraction = 0.5
+    flip: Fraction = 0.0
+    """Probability of a horizontal flip; 0 where left and right differ in meaning, as for digits."""
+    seed: int = 0
+    fine_tune_epochs: Positive = 20
+    """Epochs of a challenger, which starts from the champion's weights."""
+    fine_tune_learning_rate: Annotated[float, Field(gt=0)] = 0.001
+    replay_fraction: Fraction = 0.5
+    """Share of the older training images mixed in beside the new ones."""
+
+
+class Evaluation(Section):
+    confidence: Fraction = 0.25
+    """Operating point at which precision and recall are read."""
+    resamples: Annotated[int, Field(ge=200)] = 1000
+    """Bootstrap resamples of recordings."""
+    level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Confidence level of intervals."""
+    margin: Fraction = 0.03
+    """mAP50 the challenger may at most lose, at the interval's lower end, on the frozen test."""
+
+
+class Serving(Section):
+    poll_s: Seconds = 1.0
+    """How often a router looks for a newer route."""
+    min_replicas: Annotated[int, Field(ge=0)] = 1
+    """Live routers that must report the new digest before a promotion counts as done."""
+    ack_timeout_s: Seconds = 60.0
+    """After this long without them the route goes back to the old release and the promotion fails."""
+
+
+class Mlflow(Section):
+    tracking_uri: str | None = None
+    """Unset: SQLite under the home folder, no server needed."""
+    experiment_name: str = "retrain"
+    artifact_location: str | None = None
+
+
+class Orchestration(Section):
+    prefect_port: Port = 4200
+    mlflow_port: Port = 5000
+    worker_poll_s: Seconds = 2.0
+    """How often the worker asks for new flow runs."""
+    watch_interval_s: Annotated[int, Field(ge=10)] = 300
+    """Schedule of the watch and reconcile flows."""
+    reconcile_after_s: Annotated[float, Field(ge=0)] = 120.0
+    """A crossing without a cycle after this long counts as a lost event."""
+
+
+class Simulation(Section):
+    seed: int = 0
+    train_frames: Positive = 600
+    """Clean frames of the first dataset version, over all splits."""
+    heldout_frames: Positive = 120
+    """Frames with exact truth, per condition, that only the report's scores use."""
+    drift_from: Annotated[int, Field(ge=0)] = 20
+    """Frame index per camera at which the drift begins."""
+    max_frames: Positive = 400
+    """Frames per camera after which a demo that crossed no threshold gives up."""
+    annotator_miss_rate: Fraction = 0.01
+    annotator_confusion_rate: Fraction = 0.01
+    annotator_jitter_px: Annotated[float, Field(ge=0)] = 0.7
+
+
+class RetrainConfig(Section):
+    model: Model = Model()
+    storage: Storage = Storage()
+    data_collection: DataCollection = DataCollection()
+    annotation: Annotation = Annotation()
+    dataset: Dataset = Dataset()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    serving: Serving = Serving()
+    mlflow: Mlflow = Mlflow()
+    orchestration: Orchestration = Orchestration()
+    simulation: Simulation = Simulation()
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything that can change a cycle's result; ports and schedules cannot."""
+        relevant = self.model_dump(mode="json", exclude={"orchestration"})
+        return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A configuration and, for each dotted key, where its value came from."""
+
+    config: RetrainConfig
+    sources: Mapping[str, str]
+
+    def rows(self) -> Iterator[tuple[str, str, str]]:
+        """Key, value and source of every setting, in the order of the sections."""
+        for key, value in _flatten(self.config.model_dump(mode="json")):
+            yield key, json.dumps(value), self.sources.get(key, "default")
+
+
+def find_config_file() -> Path | None:
+    """The file used when none is named: `RETRAIN_CONFIG`, or `config.yaml` in the home folder."""
+    if named := os.environ.get("RETRAIN_CONFIG"):
+        return Path(named)
+    default = home() / "config.yaml"
+    return default if default.exists() else None
+
+
+def load_config(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Resolved:
+    """Resolve the configuration.
+
+    Raises:
+        ConfigError: the file cannot be read, or any key is unknown or any value unusable; all are named.
+    """
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    path = path or find_config_file()
+    if path is not None:
+        values, lines = _read_yaml(path)
+        sources = {key: f"{path}:{line}" for key, line in lines.items()}
+    for name, key, value in _from_environment(os.environ if environ is None else environ):
+        _set(values, key, value)
+        sources[".".join(key)] = f"environment {name}"
+    try:
+        return Resolved(RetrainConfig.model_validate(values), sources)
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        raise ConfigError("\n".join(_explain(problem, sources, path) for problem in found)) from error
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
+        lines = dict(_key_lines(yaml.compose(text)))
+    except FileNotFoundError as error:
+        raise ConfigError(f"No configuration file at {path}. Check --config or RETRAIN_CONFIG.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Cannot read {path}: {error}.") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(values or {}, dict):
+        raise ConfigError(f"{path} must hold sections such as `training:`, got a {type(values).__name__}.")
+    return values or {}, lines
+
+
+def _key_lines(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            path = (*prefix, str(key.value))
+            yield ".".join(path), key.start_mark.line + 1
+            yield from _key_lines(value, path)
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, list[str], Any]]:
+    for name in sorted(environ):
+        if name.startswith("RETRAIN_") and "__" in name:
+            try:
+                value = yaml.safe_load(environ[name])
+            except yaml.YAMLError as error:
+                raise ConfigError(f"{name} is not a YAML value: {environ[name]!r}.") from error
+            yield name, name.removeprefix("RETRAIN_").lower().split("__"), value
+
+
+def _set(values: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        inner = values.get(part)
+        values[part] = inner = dict(inner) if isinstance(inner, dict) else {}
+        values = inner
+    values[path[-1]] = value
+
+
+def _explain(problem: Any, sources: Mapping[str, str], path: Path | None) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    where = sources.get(key) or (str(path) if path else "defaults")
+    if problem["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(location[-1], _names_beside(location), n=1, cutoff=0.5)
+        hint = f" Did you mean {'.'.join([*location[:-1], nearest[0]])}?" if nearest else ""
+        return f"{where}: unknown key {key}.{hint}"
+    message = problem["msg"].removeprefix("Value error, ").rstrip(".")
+    got = "" if problem["type"] == "value_error" else f", got {problem['input']!r}"
+    return f"{where}: {key}: {message}{got}."
+
+
+def _names_beside(location: list[str]) -> list[str]:
+    section: Any = RetrainConfig
+    for part in location[:-1]:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

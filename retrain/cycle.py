@@ -1,0 +1,211 @@
+"""The record of a retraining cycle: which stages are proven done, and under which fencing token.
+
+A cycle is one pass of the loop for one model. Its stages are keyed by their inputs, so a cycle that was killed
+anywhere starts again from the first stage whose record is missing. A stage's work must be idempotent and must
+read back its own effect before it returns: the record written here is the proof that it did.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sqlalchemy import Connection, insert, select, update
+
+from retrain.errors import Conflict, NotFound
+from retrain.storage.schema import cycles, stages
+from retrain.storage.state import StateStore
+
+Clock = Callable[[], float]
+
+
+class Fence(Protocol):
+    """Proof of still being the only one at work; `retrain.storage.leases.Lease` is one."""
+
+    @property
+    def token(self) -> int: ...
+
+    def check(self, connection: Connection) -> None:
+        """Raise `LeaseLost` unless the token is still the newest."""
+        ...
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    stage: str
+    output: Mapping[str, Any]
+    started_at: float
+    finished_at: float
+
+
+@dataclass(frozen=True)
+class CycleRecord:
+    id: str
+    model: str
+    trigger_id: str
+    status: str
+    attempts: int
+    created_at: float
+    finished_at: float | None
+    outcome: Mapping[str, Any] | None
+
+
+class Cycle:
+    """One open cycle, worked on by the one process that holds its lease."""
+
+    def __init__(self, state: StateStore, record: CycleRecord, fence: Fence, clock: Clock = time.time) -> None:
+        self.record = record
+        self._state, self._fence, self._clock = state, fence, clock
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def token(self) -> int:
+        """The fencing token that every write of this cycle carries."""
+        return self._fence.token
+
+    def check(self, connection: Connection) -> None:
+        """Raise `LeaseLost` unless this process still holds the cycle, in the transaction it is about to commit."""
+        self._fence.check(connection)
+
+    def stage(
+        self, name: str, inputs: Mapping[str, Any], work: Callable[[], Mapping[str, Any]]
+    ) -> Mapping[str, Any]:
+        """Do `work` unless this stage is already proven done for the same inputs.
+
+        Args:
+            inputs: JSON-ready values that determine the output; part of the stage's key.
+            work: idempotent; returns JSON-ready output after reading back its own effect.
+
+        Raises:
+            Conflict: the stage was done for other inputs; results of two different cycles would be mixed.
+            LeaseLost: another process has taken the cycle over; nothing was recorded.
+        """
+        key = _hash(inputs)
+        if (done := self._recorded(name)) is not None:
+            if done.input_hash != key:
+                raise Conflict(f"Stage {name} of cycle {self.id} was done for other inputs; start a new cycle.")
+            return dict(done.output)
+        started = self._clock()
+        output = json.loads(json.dumps(work()))
+        with self._state.write() as connection:
+            self._fence.check(connection)
+            connection.execute(
+                insert(stages).values(
+                    cycle_id=self.id,
+                    stage=name,
+                    input_hash=key,
+                    output=output,
+                    token=self.token,
+                    started_at=started,
+                    finished_at=self._clock(),
+                )
+            )
+        return dict(output)
+
+    def finish(self, status: str, outcome: Mapping[str, Any]) -> CycleRecord:
+        """Close the cycle for good; its trigger is handled."""
+        with self._state.write() as connection:
+            self._fence.check(connection)
+            connection.execute(
+                update(cycles)
+                .where(cycles.c.id == self.id)
+                .values(status=status, finished_at=self._clock(), outcome=dict(outcome))
+            )
+        return read_cycle(self._state, self.id)
+
+    def _recorded(self, name: str) -> Any:
+        with self._state.read() as connection:
+            query = select(stages).where(stages.c.cycle_id == self.id, stages.c.stage == name)
+            return connection.execute(query).one_or_none()
+
+
+def open_cycle(
+    state: StateStore, model: str, trigger_id: str, config_digest: str, fence: Fence, clock: Clock = time.time
+) -> Cycle:
+    """Start the cycle of a trigger, or continue the one a killed process left.
+
+    Raises:
+        Conflict: it was begun under another configuration, which would mix two sets of rules.
+    """
+    cycle_id = f"{model}-{trigger_id}"
+    with state.write() as connection:
+        fence.check(connection)
+        row = connection.execute(select(cycles).where(cycles.c.id == cycle_id)).one_or_none()
+        if row is None:
+            connection.execute(
+                insert(cycles).values(
+                    id=cycle_id,
+                    model=model,
+                    trigger_id=trigger_id,
+                    config_hash=config_digest,
+                    status="running",
+                    attempts=1,
+                    created_at=clock(),
+                )
+            )
+        elif row.status == "running":
+            if row.config_hash != config_digest:
+                raise Conflict(
+                    f"Cycle {cycle_id} was begun under another configuration. Restore that configuration to finish "
+                    f"it, or close it with `retrain cycle abandon {cycle_id}`."
+                )
+            connection.execute(update(cycles).where(cycles.c.id == cycle_id).values(attempts=row.attempts + 1))
+    return Cycle(state, read_cycle(state, cycle_id), fence, clock)
+
+
+def abandon_cycle(state: StateStore, cycle_id: str, now: float) -> CycleRecord:
+    """Close a running cycle without finishing its work; what it already did stays."""
+    read_cycle(state, cycle_id)
+    with state.write() as connection:
+        connection.execute(
+            update(cycles)
+            .where(cycles.c.id == cycle_id, cycles.c.status == "running")
+            .values(status="abandoned", finished_at=now, outcome={"reason": "abandoned by an operator"})
+        )
+    return read_cycle(state, cycle_id)
+
+
+def read_cycle(state: StateStore, cycle_id: str) -> CycleRecord:
+    """The stored record.
+
+    Raises:
+        NotFound: no such cycle.
+    """
+    with state.read() as connection:
+        row = connection.execute(select(cycles).where(cycles.c.id == cycle_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"No cycle {cycle_id!r}. `retrain cycle list` shows those there are.")
+    return _record(row)
+
+
+def list_cycles(state: StateStore, model: str | None = None) -> list[CycleRecord]:
+    """All cycles, newest last."""
+    query = select(cycles).order_by(cycles.c.created_at)
+    if model is not None:
+        query = query.where(cycles.c.model == model)
+    with state.read() as connection:
+        return [_record(row) for row in connection.execute(query)]
+
+
+def stage_records(state: StateStore, cycle_id: str) -> list[StageRecord]:
+    """Stages proven done, in the order they finished."""
+    query = select(stages).where(stages.c.cycle_id == cycle_id).order_by(stages.c.finished_at)
+    with state.read() as connection:
+        return [
+            StageRecord(row.stage, row.output, row.started_at, row.finished_at) for row in connection.execute(query)
+        ]
+
+
+def _record(row: Any) -> CycleRecord:
+    return CycleRecord(
+        row.id, row.model, row.trigger_id, row.status, row.attempts, row.created_at, row.finished_at, row.outcome
+    )
+
+
+def _hash(inputs: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()

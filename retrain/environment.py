@@ -1,0 +1,55 @@
+"""Where Retrain writes, and the switches that keep every library offline, silent and out of HOME."""
+
+import os
+from pathlib import Path
+
+import retrain
+
+
+def home() -> Path:
+    """The one folder Retrain writes to.
+
+    `RETRAIN_HOME` when set; else `.retrain` in the checkout the package runs from; else `.retrain` in the
+    working directory.
+    """
+    if configured := os.environ.get("RETRAIN_HOME"):
+        return Path(configured).expanduser().absolute()
+    checkout = Path(retrain.__file__).resolve().parents[1]
+    base = checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
+    return base / ".retrain"
+
+
+def switches(folder: Path) -> dict[str, str]:
+    """Environment variables every Retrain process runs with, given its home.
+
+    Telemetry, update checks and hidden downloads are off, and caches that libraries would put in the user's
+    HOME go under `folder`, so that a read-only HOME and a machine without network both work.
+    """
+    cache = folder / "cache"
+    return {
+        "YOLO_OFFLINE": "true",
+        "YOLO_AUTOINSTALL": "false",
+        "YOLO_VERBOSE": "false",
+        "YOLO_CONFIG_DIR": str(cache / "ultralytics"),
+        "MPLCONFIGDIR": str(cache / "matplotlib"),
+        "TORCH_HOME": str(cache / "torch"),
+        "XDG_CACHE_HOME": str(cache / "xdg"),
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_SITE_CACHE_DIR": str(cache / "dvc-site"),
+        "DVC_GLOBAL_CONFIG_DIR": str(cache / "dvc-global"),
+        "DVC_SYSTEM_CONFIG_DIR": str(cache / "dvc-system"),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "",
+    }
+
+
+def prepare(folder: Path | None = None) -> Path:
+    """Apply `switches` to this process (what the user set already wins) and return the home folder."""
+    folder = folder or home()
+    for name, value in switches(folder).items():
+        os.environ.setdefault(name, value)
+    return folder

@@ -1,0 +1,48 @@
+"""The error tree.
+
+RetrainError
+├── ConfigError (ValueError)        a setting is unknown, missing or out of range
+├── BadInput (ValueError)           a file, image, box or argument cannot be used
+├── NotFound (LookupError)          the named thing does not exist
+├── Conflict                        someone else changed it first; re-read and decide again
+│   └── LeaseLost                   our fencing token is no longer the newest
+├── StorageFull (OSError)           no space; nothing was half-written
+├── PostConditionFailed             the step ran, but reading back showed it had no effect
+└── Unavailable (ConnectionError)   a server, port or file we need does not answer
+"""
+
+
+class RetrainError(Exception):
+    """Root of everything Retrain raises on purpose."""
+
+
+class ConfigError(RetrainError, ValueError):
+    """A setting is unknown, missing or out of range."""
+
+
+class BadInput(RetrainError, ValueError):
+    """A file, image, box or argument cannot be used."""
+
+
+class NotFound(RetrainError, LookupError):
+    """The named thing does not exist."""
+
+
+class Conflict(RetrainError):
+    """Someone else changed it first; re-read and decide again."""
+
+
+class LeaseLost(Conflict):
+    """Our fencing token is no longer the newest; stop without writing."""
+
+
+class StorageFull(RetrainError, OSError):
+    """No space left; nothing was half-written."""
+
+
+class PostConditionFailed(RetrainError):
+    """The step ran, but reading back showed that it had no effect."""
+
+
+class Unavailable(RetrainError, ConnectionError):
+    """A server, port or file that is needed does not answer."""
