@@ -1,6 +1,6 @@
 """Applies `automations.yaml` to a Prefect server by name: running it twice changes nothing the second time.
 
-    python -m deployments.apply
+python -m deployments.apply
 """
 
 from dataclasses import dataclass
@@ -52,7 +52,9 @@ async def _apply(client: PrefectClient, specification: dict[str, Any]) -> Applie
         await client.delete_automation(surplus.id)
     stored = await client.read_automations_by_name(core.name)
     if len(stored) != 1 or not _same(stored[0], core):
-        raise PostConditionFailed(f"Automation {core.name!r} was sent, but the server does not hold it as sent.")
+        raise PostConditionFailed(
+            f"Automation {core.name!r} was sent, but the server does not hold it as sent."
+        )
     return Applied(core.name, change)
 
 
@@ -60,9 +62,15 @@ async def _with_deployment_id(client: PrefectClient, action: dict[str, Any]) -> 
     if action.get("type") != "run-deployment":
         return action
     name = action["deployment"]
-    matches = [d for d in await client.read_deployments() if f"{await _flow_name(client, d.flow_id)}/{d.name}" == name]
+    matches = [
+        d
+        for d in await client.read_deployments()
+        if f"{await _flow_name(client, d.flow_id)}/{d.name}" == name
+    ]
     if not matches:
-        raise ConfigError(f"Automations start deployment {name!r}, which the server does not have; deploy it first.")
+        raise ConfigError(
+            f"Automations start deployment {name!r}, which the server does not have; deploy it first."
+        )
     return {**{k: v for k, v in action.items() if k != "deployment"}, "deployment_id": str(matches[0].id)}
 
 

@@ -59,7 +59,9 @@ class Stack:
         self.prefect_url = f"http://127.0.0.1:{orchestration.prefect_port}"
         self.mlflow_url = f"http://127.0.0.1:{orchestration.mlflow_port}"
 
-    def up(self, names: Sequence[str] = ("prefect", "worker", "mlflow"), say: Callable[[str], None] = print) -> None:
+    def up(
+        self, names: Sequence[str] = ("prefect", "worker", "mlflow"), say: Callable[[str], None] = print
+    ) -> None:
         """Start what is not running, apply deployments and automations, and prove that each service answers.
 
         Raises:
@@ -106,7 +108,19 @@ class Stack:
     def _services(self) -> dict[str, _Service]:
         python, orchestration = sys.executable, self._config.orchestration
         server = (python, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port")
-        worker = (python, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--type", "process", "--name", "local")
+        worker = (
+            python,
+            "-m",
+            "prefect",
+            "worker",
+            "start",
+            "--pool",
+            WORK_POOL,
+            "--type",
+            "process",
+            "--name",
+            "local",
+        )
         tracking = self._config.mlflow.tracking_uri or f"sqlite:///{self._home / 'mlflow.db'}"
         mlflow = (python, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port")
         mlflow_port = orchestration.mlflow_port
@@ -157,9 +171,13 @@ class Stack:
             if self._answers(service):
                 return
             if self._process(service.name) is None:
-                raise Unavailable(f"{service.name} ended while starting. Last lines of {self._log(service.name)}:\n{self._tail(service.name)}")
+                raise Unavailable(
+                    f"{service.name} ended while starting. Last lines of {self._log(service.name)}:\n{self._tail(service.name)}"
+                )
             time.sleep(0.3)
-        raise Unavailable(f"{service.name} gave no answer in {_START_TIMEOUT_S:.0f} s; see {self._log(service.name)}.")
+        raise Unavailable(
+            f"{service.name} gave no answer in {_START_TIMEOUT_S:.0f} s; see {self._log(service.name)}."
+        )
 
     def _answers(self, service: _Service) -> bool:
         if service.health is None:
@@ -187,11 +205,19 @@ class Stack:
 
     def _run(self, *command: str) -> None:
         done = subprocess.run(
-            command, capture_output=True, text=True, cwd=self._home, env=self.environment(), timeout=180, check=False
+            command,
+            capture_output=True,
+            text=True,
+            cwd=self._home,
+            env=self.environment(),
+            timeout=180,
+            check=False,
         )
         if done.returncode != 0:
             output = (done.stdout + done.stderr).strip()[-2000:]
-            raise PostConditionFailed(f"`{' '.join(command[1:])}` failed with exit code {done.returncode}:\n{output}")
+            raise PostConditionFailed(
+                f"`{' '.join(command[1:])}` failed with exit code {done.returncode}:\n{output}"
+            )
 
     def _status(self, service: _Service) -> ServiceStatus:
         process = self._process(service.name)
@@ -216,7 +242,9 @@ class Stack:
             with FileLock(self._home / "run" / "stack.lock", timeout=1):
                 yield
         except Timeout as error:
-            raise Conflict(f"Another `retrain up` or `down` is at work in {self._home}; wait for it.") from error
+            raise Conflict(
+                f"Another `retrain up` or `down` is at work in {self._home}; wait for it."
+            ) from error
 
     def _pid_file(self, name: str) -> Path:
         return self._home / "run" / f"{name}.pid"
@@ -255,7 +283,9 @@ def is_free(port: int) -> bool:
 def _require_free_port(port: int, setting: str) -> None:
     if not is_free(port):
         variable = "RETRAIN_" + setting.upper().replace(".", "__")
-        raise Unavailable(f"Port {port} is taken. Stop what uses it, or set {setting} (or {variable}) to a free port.")
+        raise Unavailable(
+            f"Port {port} is taken. Stop what uses it, or set {setting} (or {variable}) to a free port."
+        )
 
 
 def _end(process: psutil.Process) -> None:

@@ -30,7 +30,9 @@ class Annotations:
     classes: IntArray
 
     @classmethod
-    def of(cls, boxes: Sequence[Sequence[float]] | FloatArray, classes: Sequence[int] | IntArray) -> "Annotations":
+    def of(
+        cls, boxes: Sequence[Sequence[float]] | FloatArray, classes: Sequence[int] | IntArray
+    ) -> "Annotations":
         """Check and convert plain sequences.
 
         Raises:
@@ -83,7 +85,9 @@ class Detections:
         checked, labels = _checked_boxes(boxes), _checked_classes(classes, len(boxes))
         confidence = np.asarray(scores, dtype=np.float64).reshape(-1)
         if len(confidence) != len(checked):
-            raise BadInput(f"Every box needs one score, got {len(checked)} boxes and {len(confidence)} scores.")
+            raise BadInput(
+                f"Every box needs one score, got {len(checked)} boxes and {len(confidence)} scores."
+            )
         if not np.all((confidence >= 0) & (confidence <= 1)):
             raise BadInput(f"Scores must be in [0, 1], got {confidence.tolist()}.")
         order = np.argsort(-confidence, kind="stable")
@@ -161,7 +165,9 @@ def _checked_boxes(boxes: Sequence[Sequence[float]] | FloatArray) -> FloatArray:
         raise BadInput(f"Boxes must be finite, got {array[~np.isfinite(array).all(axis=1)][0].tolist()}.")
     upside_down = (array[:, 2] < array[:, 0]) | (array[:, 3] < array[:, 1])
     if upside_down.any():
-        raise BadInput(f"Boxes are x1, y1, x2, y2 with x2 >= x1 and y2 >= y1, got {array[upside_down][0].tolist()}.")
+        raise BadInput(
+            f"Boxes are x1, y1, x2, y2 with x2 >= x1 and y2 >= y1, got {array[upside_down][0].tolist()}."
+        )
     return array
 
 

@@ -85,7 +85,9 @@ class Splits(Section):
     def _sum_to_one(self) -> "Splits":
         total = self.train + self.val + self.test
         if abs(total - 1) > 1e-9:
-            raise ValueError(f"train + val + test must be 1, got {self.train} + {self.val} + {self.test} = {total:g}.")
+            raise ValueError(
+                f"train + val + test must be 1, got {self.train} + {self.val} + {self.test} = {total:g}."
+            )
         return self
 
 
@@ -160,6 +162,8 @@ class Orchestration(Section):
     """Schedule of the watch and reconcile flows."""
     reconcile_after_s: Annotated[float, Field(ge=0)] = 120.0
     """A crossing without a cycle after this long counts as a lost event."""
+    max_attempts: Positive = 3
+    """Times a cycle is started before it needs a person."""
 
 
 class Simulation(Section):
@@ -168,6 +172,8 @@ class Simulation(Section):
     """Clean frames of the first dataset version, over all splits."""
     heldout_frames: Positive = 120
     """Frames with exact truth, per condition, that only the report's scores use."""
+    frames_per_recording: Positive = 10
+    """Consecutive frames of a camera that share a background and a split."""
     drift_from: Annotated[int, Field(ge=0)] = 20
     """Frame index per camera at which the drift begins."""
     max_frames: Positive = 400

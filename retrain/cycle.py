@@ -55,7 +55,9 @@ class CycleRecord:
 class Cycle:
     """One open cycle, worked on by the one process that holds its lease."""
 
-    def __init__(self, state: StateStore, record: CycleRecord, fence: Fence, clock: Clock = time.time) -> None:
+    def __init__(
+        self, state: StateStore, record: CycleRecord, fence: Fence, clock: Clock = time.time
+    ) -> None:
         self.record = record
         self._state, self._fence, self._clock = state, fence, clock
 
@@ -88,7 +90,9 @@ class Cycle:
         key = _hash(inputs)
         if (done := self._recorded(name)) is not None:
             if done.input_hash != key:
-                raise Conflict(f"Stage {name} of cycle {self.id} was done for other inputs; start a new cycle.")
+                raise Conflict(
+                    f"Stage {name} of cycle {self.id} was done for other inputs; start a new cycle."
+                )
             return dict(done.output)
         started = self._clock()
         output = json.loads(json.dumps(work()))
@@ -132,7 +136,7 @@ def open_cycle(
     Raises:
         Conflict: it was begun under another configuration, which would mix two sets of rules.
     """
-    cycle_id = f"{model}-{trigger_id}"
+    cycle_id = f"cycle-{trigger_id}"
     with state.write() as connection:
         fence.check(connection)
         row = connection.execute(select(cycles).where(cycles.c.id == cycle_id)).one_or_none()
@@ -154,7 +158,9 @@ def open_cycle(
                     f"Cycle {cycle_id} was begun under another configuration. Restore that configuration to finish "
                     f"it, or close it with `retrain cycle abandon {cycle_id}`."
                 )
-            connection.execute(update(cycles).where(cycles.c.id == cycle_id).values(attempts=row.attempts + 1))
+            connection.execute(
+                update(cycles).where(cycles.c.id == cycle_id).values(attempts=row.attempts + 1)
+            )
     return Cycle(state, read_cycle(state, cycle_id), fence, clock)
 
 
@@ -197,13 +203,21 @@ def stage_records(state: StateStore, cycle_id: str) -> list[StageRecord]:
     query = select(stages).where(stages.c.cycle_id == cycle_id).order_by(stages.c.finished_at)
     with state.read() as connection:
         return [
-            StageRecord(row.stage, row.output, row.started_at, row.finished_at) for row in connection.execute(query)
+            StageRecord(row.stage, row.output, row.started_at, row.finished_at)
+            for row in connection.execute(query)
         ]
 
 
 def _record(row: Any) -> CycleRecord:
     return CycleRecord(
-        row.id, row.model, row.trigger_id, row.status, row.attempts, row.created_at, row.finished_at, row.outcome
+        row.id,
+        row.model,
+        row.trigger_id,
+        row.status,
+        row.attempts,
+        row.created_at,
+        row.finished_at,
+        row.outcome,
     )
 
 

@@ -27,6 +27,8 @@ def switches(folder: Path) -> dict[str, str]:
     """
     cache = folder / "cache"
     return {
+        # OpenMP reads it when torch is imported. Spinning threads on a busy machine made training 250 times slower.
+        "OMP_WAIT_POLICY": "PASSIVE",
         "YOLO_OFFLINE": "true",
         "YOLO_AUTOINSTALL": "false",
         "YOLO_VERBOSE": "false",

@@ -1,0 +1,244 @@
+"""The console script `retrain`. Heavy libraries are imported by the command that needs them, not at start."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retrain.errors import RetrainError
+
+app = typer.Typer(
+    name="retrain",
+    help="Keeps production object detectors good: collect, label, version, retrain, evaluate, release, prove it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+cycle_app = typer.Typer(help="Retraining cycles: list, inspect, run or abandon.", no_args_is_help=True)
+data_app = typer.Typer(help="The data of the repository's own pipeline (`dvc repro`).", no_args_is_help=True)
+ledger_app = typer.Typer(help="What was in production when, and why.", no_args_is_help=True)
+app.add_typer(cycle_app, name="cycle")
+app.add_typer(data_app, name="data")
+app.add_typer(ledger_app, name="ledger")
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="Configuration file; default: RETRAIN_CONFIG.")
+]
+
+
+@app.command()
+def demo(
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the stack running and print its addresses.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Another seed draws other pages, digits and drift.")] = 0,
+) -> None:
+    """Run the whole loop for real: drift, collect, label, retrain, evaluate, promote. About six minutes."""
+    from flows.demo_command import run_demo
+
+    run_demo(keep=keep, seed=seed)
+
+
+@app.command()
+def up(config: ConfigFile = None) -> None:
+    """Start the local stack: Prefect server, worker and MLflow, on this machine only."""
+    stack = _stack(config)
+    stack.up(say=typer.echo)
+    _print_status(stack)
+
+
+@app.command()
+def down(config: ConfigFile = None) -> None:
+    """Stop the local stack."""
+    _stack(config).down(say=typer.echo)
+
+
+@app.command()
+def status(config: ConfigFile = None) -> None:
+    """Show which services answer; exit code 1 when one does not."""
+    if not _print_status(_stack(config)):
+        raise typer.Exit(1)
+
+
+@app.command("config")
+def show_config(config: ConfigFile = None) -> None:
+    """Print every setting, its value and where the value came from."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from retrain.config import load_config
+
+    table = Table("setting", "value", "from", box=None, pad_edge=False)
+    for row in load_config(config).rows():
+        table.add_row(*row)
+    Console().print(table)
+
+
+@app.command()
+def watch(config: ConfigFile = None) -> None:
+    """Check the sample threshold once; announce a crossing."""
+    _join_stack(config)
+    from flows.watch import watch_flow
+
+    typer.echo(watch_flow() or "no crossing")
+
+
+@app.command()
+def reconcile(config: ConfigFile = None) -> None:
+    """Start cycles whose event was lost or whose process died."""
+    _join_stack(config)
+    from flows.reconcile import reconcile_flow
+
+    typer.echo(", ".join(reconcile_flow()) or "nothing is missing")
+
+
+@cycle_app.command("run")
+def cycle_run(
+    trigger: Annotated[str | None, typer.Option(help="Crossing to answer; default: a manual start.")] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Run a cycle in this process."""
+    _join_stack(config)
+    from flows.continuous_retraining import continuous_retraining_flow
+
+    typer.echo(continuous_retraining_flow(trigger, return_state=True).message or "done")
+
+
+@cycle_app.command("list")
+def cycle_list(config: ConfigFile = None) -> None:
+    """All cycles, newest last."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from retrain.cycle import list_cycles
+
+    table = Table("cycle", "model", "status", "attempts", "started (UTC)", box=None, pad_edge=False)
+    for cycle in list_cycles(_resources(config).state):
+        table.add_row(cycle.id, cycle.model, cycle.status, str(cycle.attempts), _utc(cycle.created_at))
+    Console().print(table)
+
+
+@cycle_app.command("show")
+def cycle_show(cycle_id: str, config: ConfigFile = None) -> None:
+    """The stages of a cycle that are proven done, and its outcome."""
+    from rich.console import Console
+    from rich.pretty import Pretty
+    from rich.table import Table
+
+    from retrain.cycle import read_cycle, stage_records
+
+    state, console = _resources(config).state, Console()
+    cycle = read_cycle(state, cycle_id)
+    table = Table("stage", "finished (UTC)", "seconds", box=None, pad_edge=False)
+    for record in stage_records(state, cycle_id):
+        table.add_row(record.stage, _utc(record.finished_at), f"{record.finished_at - record.started_at:.1f}")
+    console.print(f"{cycle.id}: {cycle.status}, {cycle.attempts} attempts")
+    console.print(table)
+    console.print(Pretty(cycle.outcome))
+
+
+@cycle_app.command("abandon")
+def cycle_abandon(cycle_id: str, config: ConfigFile = None) -> None:
+    """Close a cycle that cannot go on; what it already did stays."""
+    from retrain.cycle import abandon_cycle
+
+    typer.echo(f"{cycle_id}: {abandon_cycle(_resources(config).state, cycle_id, time.time()).status}")
+
+
+@data_app.command("restore")
+def data_restore(
+    folder: Annotated[Path | None, typer.Option(help="Repository with params.yaml and data.dvc.")] = None,
+) -> None:
+    """Make the seed data again, byte for byte as data.dvc records it."""
+    from flows.pipeline import restore
+
+    typer.echo(restore(folder))
+
+
+@ledger_app.command("list")
+def ledger_list(config: ConfigFile = None) -> None:
+    """Every entry, oldest first, after checking the hash chain."""
+    resources = _resources(config)
+    resources.ledger.verify()
+    for entry in resources.ledger.entries(resources.model):
+        typer.echo(f"{entry.seq:>4}  {_utc(entry.at)}  {entry.kind:<22} {entry.hash[:12]}  {entry.payload}")
+
+
+@ledger_app.command("at")
+def ledger_at(
+    moment: Annotated[
+        str, typer.Argument(help="ISO time, e.g. 2026-11-23T12:00:00; UTC unless it says otherwise.")
+    ],
+    config: ConfigFile = None,
+) -> None:
+    """What was the champion at a moment, and why."""
+    from datetime import UTC, datetime
+
+    try:
+        parsed = datetime.fromisoformat(moment)
+    except ValueError as error:
+        raise typer.BadParameter(f"{moment!r} is not an ISO time such as 2026-11-23T12:00:00.") from error
+    resources = _resources(config)
+    at = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    entry = resources.ledger.champion_at(resources.model, at.timestamp())
+    typer.echo(f"{_utc(entry.at)}  {entry.kind}  {entry.payload}")
+
+
+def main() -> None:
+    """Run the command; an error of ours is one line and exit code 1."""
+    try:
+        app()
+    except RetrainError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+
+
+def _stack(config: Path | None):  # type: ignore[no-untyped-def]
+    from deployments.stack import Stack
+    from retrain.config import load_config
+    from retrain.environment import prepare
+
+    _name_config(config)
+    return Stack(prepare(), load_config(config).config)
+
+
+def _resources(config: Path | None):  # type: ignore[no-untyped-def]
+    from tasks.resources import build_resources
+
+    _name_config(config)
+    return build_resources(None)
+
+
+def _join_stack(config: Path | None) -> None:
+    """Talk to the running local stack; without one, Prefect runs the flow on a server of its own."""
+    import os
+
+    stack = _stack(config)
+    if any(service.name == "prefect" and service.state == "up" for service in stack.status()):
+        os.environ.update(stack.environment())
+
+
+def _name_config(config: Path | None) -> None:
+    """Processes started from here must read the same file."""
+    import os
+
+    if config is not None:
+        os.environ["RETRAIN_CONFIG"] = str(config.absolute())
+
+
+def _print_status(stack) -> bool:  # type: ignore[no-untyped-def]
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = stack.status()
+    table = Table("service", "state", "pid", "address", "log", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(row.name, row.state, str(row.pid or "-"), row.url or "-", str(row.log))
+    Console().print(table)
+    return all(row.state == "up" for row in rows)
+
+
+def _utc(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(moment))

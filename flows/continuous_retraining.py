@@ -1,0 +1,68 @@
+"""One pass of the loop: from waiting samples to a proven better model in production."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, State
+
+from retrain.config import RetrainConfig
+from retrain.errors import Conflict
+from tasks.annotation import annotate
+from tasks.cycle import CycleWork, cycle_work, finish_cycle
+from tasks.data_collection import select_batch
+from tasks.dataset import build_version, lay_out, plan_cycle
+from tasks.evaluation import evaluate_models, gate
+from tasks.resources import build_resources
+from tasks.serving import promote, register_release
+from tasks.training import train
+
+
+def _run_name() -> str:
+    return f"retrain after {flow_run.parameters.get('trigger_id') or 'a manual start'}"
+
+
+@flow(
+    name="continuous-retraining",
+    flow_run_name=_run_name,
+    description="One pass of the loop: select, annotate, version, train, evaluate, gate, register, promote.",
+    persist_result=False,
+)
+def continuous_retraining_flow(
+    trigger_id: str | None = None, config: RetrainConfig | None = None
+) -> Mapping[str, Any] | State[Any]:
+    """Run, or continue, the cycle that answers a trigger.
+
+    Args:
+        trigger_id: the crossing to answer; without one this is a manual start of its own.
+        config: unset, the configuration of the process that runs the flow.
+    """
+    resources = build_resources(config)
+    trigger = trigger_id or f"{resources.model}-manual-{flow_run.id}"
+    try:
+        with cycle_work(resources, trigger) as work:
+            if work.cycle.record.status != "running":
+                return dict(work.cycle.record.outcome or {})
+            return run_cycle(work)
+    except Conflict as error:
+        return Cancelled(name="CycleActive", message=str(error))
+
+
+def run_cycle(work: CycleWork) -> Mapping[str, Any]:
+    """The stages in order; each returns at once if it is already proven done."""
+    plan = plan_cycle(work)
+    select_batch(work)
+    labels = annotate(work, plan["champion"])
+    version = build_version(work, plan)
+    folders = lay_out(work, version, plan["parent_version"])
+    training = train(work, version, folders, plan["champion"])
+    comparisons = evaluate_models(work, plan, version, training)
+    decision = gate(work, comparisons)
+    counts = {name: len(labels[name]) for name in ("auto", "human", "left_out")}
+    outcome = {"version": version["name"], "labels": counts, "gate": decision}
+    if not decision["passed"]:
+        return finish_cycle(work, "kept_champion", outcome)
+    release = register_release(work, training, version, plan["champion"])
+    served = promote(work, plan, release, decision)
+    return finish_cycle(work, "promoted", {**outcome, "release": release, "served": served})

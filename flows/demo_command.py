@@ -1,0 +1,113 @@
+"""`retrain demo`: a home folder and a stack of its own, the demo flow, the verdict."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from filelock import FileLock, Timeout
+
+from retrain.config import load_config
+from retrain.environment import home, prepare
+from retrain.errors import Conflict, PostConditionFailed
+
+
+def run_demo(*, keep: bool, seed: int) -> None:
+    """Run the demo from nothing and print its report.
+
+    Args:
+        keep: leave the stack running afterwards.
+        seed: of the simulated world and the training.
+
+    Raises:
+        PostConditionFailed: something was not proven; the message says what.
+        Conflict: another demo runs in the same home.
+    """
+    folder = home() / "demo"
+    with _alone(folder):
+        _fresh(folder, seed)
+        os.environ["RETRAIN_HOME"] = str(folder)
+        os.environ.pop("RETRAIN_CONFIG", None)
+        # The demo shows its own progress; what Prefect logs is in its UI and in the worker's log.
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "WARNING")
+        prepare(folder)
+        _run(folder, keep=keep)
+
+
+def _run(folder: Path, *, keep: bool) -> None:
+    from rich.console import Console
+
+    from deployments.stack import Stack
+    from flows.demo_progress import DemoProgress
+
+    console = Console()
+    config = load_config().config
+    stack, progress = Stack(folder, config), DemoProgress(console)
+    console.print(f"[bold]Retrain demo[/bold]: everything it makes is in {folder}")
+    try:
+        with progress.step("start Prefect server and worker") as step:
+            stack.up(("prefect", "worker"), say=step.update)
+            step.proof = f"both answer; {stack.prefect_url}"
+        os.environ.update(stack.environment())
+        from flows.demo import demo_flow
+        from retrain.monitoring.report import LoopReport
+        from retrain.monitoring.terminal import terminal_summary
+
+        result = demo_flow(config, progress)
+        console.print(terminal_summary(LoopReport.from_json(Path(result.report_json).read_bytes())))
+        console.print(f"report: {result.report_html}")
+        if keep:
+            stack.up(say=lambda _: None)
+            console.print(
+                f"Prefect: {stack.prefect_url}   MLflow: {stack.mlflow_url}   stop: RETRAIN_HOME={folder} retrain down"
+            )
+        if result.failures:
+            raise PostConditionFailed("the demo did not prove everything: " + "; ".join(result.failures))
+    finally:
+        if not keep:
+            stack.down(say=lambda _: None)
+
+
+def _fresh(folder: Path, seed: int) -> None:
+    """An empty home with the demo's configuration and free ports."""
+    from deployments.stack import Stack, free_port, is_free
+
+    template = _template()
+    if (folder / "config.yaml").exists():
+        os.environ["RETRAIN_HOME"] = str(folder)
+        Stack(folder, load_config(folder / "config.yaml").config).down(say=lambda _: None)
+    for entry in folder.iterdir():
+        if entry.name != "demo.lock":
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    values = yaml.safe_load(template.read_text(encoding="utf-8"))
+    values.setdefault("simulation", {})["seed"] = seed
+    values["training"]["seed"] = seed
+    orchestration = values.setdefault("orchestration", {})
+    for setting, default in (("prefect_port", 4200), ("mlflow_port", 5000)):
+        if not is_free(orchestration.get(setting, default)):
+            orchestration[setting] = free_port()
+    (folder / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+
+
+def _template() -> Path:
+    """The demo's configuration in the checkout, or the packaged copy."""
+    import deployments
+
+    package = Path(str(deployments.__file__)).parent
+    packaged = package / "configs" / "demo.yaml"
+    return packaged if packaged.exists() else package.parent / "configs" / "demo.yaml"
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "demo.lock", timeout=0.5):
+            yield
+    except Timeout as error:
+        raise Conflict(
+            f"Another demo is running in {folder}. Wait for it, or set RETRAIN_HOME to run a second."
+        ) from error

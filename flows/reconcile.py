@@ -1,0 +1,25 @@
+"""Finds what lost events and dead processes left behind, and starts it."""
+
+from prefect import flow
+
+from retrain.config import RetrainConfig
+from tasks.reconcile import start_missing_cycles
+from tasks.resources import build_resources
+
+
+@flow(
+    name="reconcile",
+    flow_run_name="reconcile",
+    description="Starts the cycles whose event was lost or whose process died.",
+    persist_result=False,
+)
+def reconcile_flow(config: RetrainConfig | None = None) -> list[str]:
+    """Check once.
+
+    Args:
+        config: unset, the configuration of the process that runs the flow.
+
+    Returns:
+        Trigger ids for which a cycle run was started.
+    """
+    return start_missing_cycles(build_resources(config))

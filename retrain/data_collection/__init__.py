@@ -1,0 +1,1 @@
+"""Takes the frames that matter out of production and stores them once."""

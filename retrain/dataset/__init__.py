@@ -1,0 +1,1 @@
+"""Dataset versions: immutable manifests and packs under Git and DVC."""

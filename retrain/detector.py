@@ -1,0 +1,210 @@
+"""A stored model (safetensors + json, nothing unpickled) and the detector built from it."""
+# ruff: noqa: E402 - torch and ultralytics read their switches while they are imported, so these are set first.
+
+from retrain import environment
+
+environment.prepare()
+
+import hashlib
+import json
+import threading
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from ultralytics.data.augment import LetterBox
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils import nms, ops
+
+from retrain.boxes import Detections
+from retrain.errors import BadInput, NotFound, Unavailable
+
+WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
+# Ultralytics drops the rest of a batch when NMS takes too long; on a busy machine that would change the result.
+NO_TIME_LIMIT = 3600.0
+_CHUNK = 32
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """What a model folder holds.
+
+    Attributes:
+        architecture: the Ultralytics model yaml as a mapping, scale and class count included.
+        classes: class names, by index.
+        imgsz: side in pixels of the square the model was trained on.
+        weights: parameters and buffers by name.
+    """
+
+    architecture: dict[str, Any]
+    classes: tuple[str, ...]
+    imgsz: int
+    weights: dict[str, torch.Tensor]
+
+    @classmethod
+    def read(cls, folder: Path) -> "StoredModel":
+        """Read `weights.safetensors` and `model.json`.
+
+        Raises:
+            NotFound: the folder or one of the two files is missing.
+            BadInput: a file is damaged, or the two do not belong together.
+        """
+        description = _description(folder)
+        data = _read(folder / WEIGHTS)
+        expected = description.get("weights_sha256")
+        if expected is not None and hashlib.sha256(data).hexdigest() != expected:
+            raise BadInput(
+                f"{folder / WEIGHTS} does not have the sha256 that {DESCRIPTION} states; fetch it again."
+            )
+        try:
+            weights = load_tensors(data)
+        except SafetensorError as error:
+            raise BadInput(
+                f"{folder / WEIGHTS} is not a safetensors file ({error}); fetch it again."
+            ) from error
+        return cls(
+            architecture=description["architecture"],
+            classes=tuple(description["classes"]),
+            imgsz=description["imgsz"],
+            weights=weights,
+        )
+
+    def build(self) -> DetectionModel:
+        """A float32 model with these weights, on the CPU. The process's random state is left alone."""
+        with torch.random.fork_rng(devices=[]):
+            try:
+                model = DetectionModel(deepcopy(self.architecture), ch=3, nc=len(self.classes), verbose=False)
+            except (KeyError, IndexError, TypeError, ValueError) as error:
+                raise BadInput(f"The stored architecture cannot be built ({error!r}).") from error
+        try:
+            model.load_state_dict(self.weights)
+        except RuntimeError as error:
+            raise BadInput(f"The stored weights do not fit the stored architecture: {error}") from error
+        model.names = dict(enumerate(self.classes))
+        return model
+
+
+class Detector:
+    """Predicts boxes. Safe to call from many threads; calls run one after the other."""
+
+    def __init__(self, model: DetectionModel, classes: tuple[str, ...], imgsz: int, device: str) -> None:
+        self.classes = classes
+        self.imgsz = imgsz
+        self.device = device
+        self._model = model
+        self._letterbox = LetterBox(new_shape=(imgsz, imgsz), auto=False)
+        # The head caches its anchors, so two forward passes must not interleave.
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, release_dir: Path, device: str = "cpu") -> "Detector":
+        """Build the fused evaluation model from a model folder.
+
+        Args:
+            release_dir: holds `weights.safetensors` and `model.json`.
+            device: `cpu`, `cuda` or `cuda:<index>`.
+
+        Raises:
+            NotFound: the folder or a file in it is missing.
+            BadInput: a file is damaged.
+            Unavailable: a GPU is asked for and there is none.
+        """
+        if device != "cpu" and not torch.cuda.is_available():
+            raise Unavailable(f"Device is {device!r} but torch sees no GPU; use 'cpu'.")
+        stored = StoredModel.read(Path(release_dir))
+        model = stored.build().fuse(verbose=False).eval().requires_grad_(requires_grad=False).to(device)
+        return cls(model, stored.classes, stored.imgsz, device)
+
+    def predict(
+        self,
+        images: Sequence[Image],
+        confidence: float = 0.001,
+        iou: float = 0.7,
+        max_detections: int = 300,
+        *,
+        multi_label: bool = False,
+    ) -> list[Detections]:
+        """Boxes of each image, in its own pixels, clipped to it.
+
+        Args:
+            images: uint8 RGB, height x width x 3, of any sizes.
+            confidence: lowest score kept.
+            iou: overlap above which the weaker of two boxes of one class is dropped.
+            max_detections: most boxes per image.
+            multi_label: let one box carry every class above `confidence` instead of its best class only.
+
+        Raises:
+            BadInput: an image is not uint8 RGB, or a threshold is outside [0, 1].
+        """
+        for name, value in (("confidence", confidence), ("iou", iou)):
+            if not 0 <= value <= 1:
+                raise BadInput(f"{name} must be in [0, 1], got {value}.")
+        for position, image in enumerate(images):
+            _check_image(image, position)
+        found: list[Detections] = []
+        for start in range(0, len(images), _CHUNK):
+            chunk = images[start : start + _CHUNK]
+            boxes = self._forward(chunk, confidence, iou, max_detections, multi_label)
+            found += [self._detections(rows, image) for rows, image in zip(boxes, chunk, strict=True)]
+        return found
+
+    def warm_up(self) -> None:
+        """Pay the costs of a first prediction now."""
+        self.predict([np.zeros((self.imgsz, self.imgsz, 3), dtype=np.uint8)])
+
+    def _forward(
+        self, images: Sequence[Image], confidence: float, iou: float, limit: int, multi_label: bool
+    ) -> list[torch.Tensor]:
+        squares = np.stack([self._letterbox(image=np.ascontiguousarray(image)) for image in images])
+        with self._lock, torch.inference_mode():
+            batch = torch.from_numpy(squares).to(self.device).permute(0, 3, 1, 2).contiguous().float() / 255
+            rows = nms.non_max_suppression(
+                self._model(batch),
+                confidence,
+                iou,
+                max_det=limit,
+                multi_label=multi_label,
+                max_time_img=NO_TIME_LIMIT,
+                end2end=self._model.end2end,
+            )
+            return [image_rows.cpu() for image_rows in rows]
+
+    def _detections(self, rows: torch.Tensor, image: Image) -> Detections:
+        boxes = ops.scale_boxes((self.imgsz, self.imgsz), rows[:, :4].double(), image.shape[:2]).numpy()
+        scores = rows[:, 4].double().clamp(0, 1).numpy()
+        return Detections.of(boxes, rows[:, 5].long().numpy(), scores)
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    try:
+        description = json.loads(_read(path))
+    except ValueError as error:
+        raise BadInput(f"{path} is not JSON ({error}); fetch it again.") from error
+    kinds = {"architecture": dict, "classes": list, "imgsz": int}
+    for key, kind in kinds.items():
+        if not isinstance(description, dict) or not isinstance(description.get(key), kind):
+            raise BadInput(f"{path} must hold {key!r} as a {kind.__name__}; this is not a model folder.")
+    return description
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        raise NotFound(f"{path} does not exist; a model folder holds {WEIGHTS} and {DESCRIPTION}.")
+    return path.read_bytes()
+
+
+def _check_image(image: Image, position: int) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise BadInput(
+            f"Image {position} must be uint8 RGB of shape (height, width, 3), got {image.dtype} {image.shape}."
+        )

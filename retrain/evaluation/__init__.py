@@ -1,0 +1,1 @@
+"""One metric kernel, paired comparison and the promotion gate."""

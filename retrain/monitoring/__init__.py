@@ -1,0 +1,1 @@
+"""Shows what the durable state holds, and nothing else."""

@@ -1,0 +1,1 @@
+"""Immutable releases, the route record and the router that serves it."""

@@ -1,0 +1,385 @@
+"""Bytes by key: a folder on one machine, or a bucket of any S3-compatible store, behind one interface.
+
+Keys are relative paths of letters, digits and `. _ = + @ -`. Never use one key as the folder of another (`a` and
+`a/b`): a folder refuses it and S3 servers differ.
+"""
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Protocol
+from urllib.parse import urlsplit
+
+from retrain.errors import BadInput, ConfigError, NotFound, PostConditionFailed, StorageFull, Unavailable
+
+_SEGMENT = r"[A-Za-z0-9_=+@-][A-Za-z0-9._=+@-]{0,199}"
+_KEY = re.compile(rf"{_SEGMENT}(/{_SEGMENT})*")
+_PART_BYTES = 8 * 2**20
+_DAY_S = 86_400
+
+
+class BlobStore(Protocol):
+    """A put is all or nothing: a reader, and a process that comes after a crash, sees the old or the new bytes.
+
+    Any number of threads and processes may use one store; the last of two simultaneous puts wins. Every method
+    raises `BadInput` for a malformed key and `Unavailable` when the store does not answer or permit.
+    """
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store durably, replacing what was there. `StorageFull` leaves the old bytes."""
+
+    def get(self, key: str) -> bytes:
+        """All bytes, or `NotFound`."""
+
+    def exists(self, key: str) -> bool: ...
+
+    def delete(self, key: str) -> None:
+        """Remove; does nothing when there is no such key."""
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """Keys that start with these characters (not necessarily a whole folder name), sorted."""
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Like `put`, for a file too large for memory."""
+
+    def fetch(self, key: str, target: Path) -> None:
+        """Write the bytes to `target`, which appears complete or not at all, or `NotFound`."""
+
+
+class LocalBlobs:
+    """Blobs as plain files under one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        # Half-written files live here, out of the way of `keys`; a leading dot is never a key.
+        self._incoming = self.root / ".incoming"
+        with _disk_errors(self.root):
+            self._incoming.mkdir(parents=True, exist_ok=True)
+            for left in self._incoming.iterdir():
+                if left.stat().st_mtime < time.time() - _DAY_S:
+                    left.unlink(missing_ok=True)
+
+    def put(self, key: str, data: bytes) -> None:
+        target = self._path(key)
+        with self._arriving(target) as file:
+            file.write(data)
+
+    def get(self, key: str) -> bytes:
+        with self._open(key) as file, _disk_errors(self.root):
+            return file.read()
+
+    def exists(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def delete(self, key: str) -> None:
+        with _disk_errors(self.root):
+            if self.exists(key):
+                self._path(key).unlink(missing_ok=True)
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        folder, _, _ = prefix.rpartition("/")
+        if folder:
+            _checked(folder)
+        return (key for key in self._walk(folder) if key.startswith(prefix))
+
+    def put_file(self, key: str, path: Path) -> None:
+        target = self._path(key)
+        with _source(path) as source, self._arriving(target) as file:
+            shutil.copyfileobj(source, file, _PART_BYTES)
+
+    def fetch(self, key: str, target: Path) -> None:
+        with self._open(key) as source, _whole_file(target, _beside(target)) as file:
+            shutil.copyfileobj(source, file, _PART_BYTES)
+
+    def _path(self, key: str) -> Path:
+        return self.root / _checked(key)
+
+    @contextmanager
+    def _open(self, key: str) -> Iterator[IO[bytes]]:
+        try:
+            file = self._path(key).open("rb")
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise NotFound(f"There is no blob {key!r} under {self.root}.") from error
+        except OSError as error:
+            raise Unavailable(f"Cannot read blob {key!r} under {self.root}: {error.strerror}.") from error
+        with file:
+            yield file
+
+    @contextmanager
+    def _arriving(self, target: Path) -> Iterator[IO[bytes]]:
+        with _whole_file(target, self._incoming / f"{os.getpid()}-{secrets.token_hex(8)}") as file:
+            yield file
+
+    def _walk(self, folder: str) -> Iterator[str]:
+        try:
+            with os.scandir(self.root / folder) as found:
+                # The slash makes folders sort where their keys do: "a.b" < "a/b" < "a0".
+                names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in found)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise Unavailable(f"Cannot list {self.root / folder}: {error.strerror}.") from error
+        for name in names:
+            key = f"{folder}/{name}" if folder else name
+            if name.endswith("/"):
+                if name != ".incoming/":
+                    yield from self._walk(key[:-1])
+            elif _KEY.fullmatch(key):
+                yield key
+
+
+class S3Blobs:
+    """Blobs as objects of one bucket, which has to exist.
+
+    Args:
+        prefix: put before every key, as a folder.
+        endpoint_url: of a store other than AWS; None leaves it to `AWS_ENDPOINT_URL` and boto3.
+        client: a boto3 S3 client to use instead of one made from the environment.
+    """
+
+    def __init__(
+        self, bucket: str, prefix: str = "", endpoint_url: str | None = None, client: Any = None
+    ) -> None:
+        self._bucket = bucket
+        self._prefix = _checked(prefix.strip("/")) + "/" if prefix.strip("/") else ""
+        self._endpoint_url = endpoint_url
+        self._given_client = client
+        self._client_of: tuple[int, Any] | None = None
+
+    def put(self, key: str, data: bytes) -> None:
+        with self._errors(key) as client:
+            client.put_object(Bucket=self._bucket, Key=self._full(key), Body=data)
+            self._verify(client, key, len(data), {_md5(data)}, hashlib.sha256(data).hexdigest())
+
+    def get(self, key: str) -> bytes:
+        with self._errors(key) as client:
+            body = client.get_object(Bucket=self._bucket, Key=self._full(key))["Body"]
+            data: bytes = body.read()
+            return data
+
+    def exists(self, key: str) -> bool:
+        try:
+            with self._errors(key) as client:
+                client.head_object(Bucket=self._bucket, Key=self._full(key))
+        except NotFound:
+            return False
+        return True
+
+    def delete(self, key: str) -> None:
+        with self._errors(key) as client:
+            client.delete_object(Bucket=self._bucket, Key=self._full(key))
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        with self._errors(prefix) as client:
+            pages = client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            for page in pages:
+                for found in page.get("Contents", []):
+                    yield found["Key"].removeprefix(self._prefix)
+
+    def put_file(self, key: str, path: Path) -> None:
+        from boto3.s3.transfer import TransferConfig
+
+        parts = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES)
+        with _source(path) as source, self._errors(key) as client:
+            size, etags, sha256 = _fingerprints(source)
+            client.upload_file(str(path), self._bucket, self._full(key), Config=parts)
+            self._verify(client, key, size, etags, sha256)
+
+    def fetch(self, key: str, target: Path) -> None:
+        with self._errors(key) as client:
+            body = client.get_object(Bucket=self._bucket, Key=self._full(key))["Body"]
+            with body, _whole_file(target, _beside(target)) as file:
+                shutil.copyfileobj(body, file, _PART_BYTES)
+
+    def _full(self, key: str) -> str:
+        return self._prefix + _checked(key)
+
+    def _verify(self, client: Any, key: str, size: int, etags: set[str], sha256: str) -> None:
+        """Read back what is stored: by its size and ETag, or whole where the ETag is not a plain MD5."""
+        head = client.head_object(Bucket=self._bucket, Key=self._full(key))
+        if head["ContentLength"] == size and head["ETag"].strip('"') in etags:
+            return
+        body = client.get_object(Bucket=self._bucket, Key=self._full(key))["Body"]
+        stored = hashlib.sha256()
+        while chunk := body.read(_PART_BYTES):
+            stored.update(chunk)
+        if stored.hexdigest() != sha256:
+            raise PostConditionFailed(
+                f"{self._where()} holds other bytes for {key!r} than were just put: another writer, or a broken store."
+            )
+
+    def _client(self) -> Any:
+        if self._given_client is not None:
+            return self._given_client
+        # Connections must not be shared with a forked child.
+        if self._client_of is None or self._client_of[0] != os.getpid():
+            self._client_of = (os.getpid(), self._connect())
+        return self._client_of[1]
+
+    def _connect(self) -> Any:
+        import boto3
+        from botocore.config import Config
+
+        other_store = self._endpoint_url or os.environ.get(
+            "AWS_ENDPOINT_URL_S3", os.environ.get("AWS_ENDPOINT_URL")
+        )
+        session = boto3.session.Session()
+        client = session.client(
+            "s3",
+            endpoint_url=self._endpoint_url,
+            region_name=session.region_name or ("us-east-1" if other_store else None),
+            config=Config(
+                connect_timeout=5,
+                read_timeout=60,
+                retries={"mode": "standard", "max_attempts": 3},
+                # Stores other than AWS often know neither buckets as host names nor the newer checksums.
+                s3={"addressing_style": "path"} if other_store else {},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+        try:
+            client.head_bucket(Bucket=self._bucket)
+        except client.exceptions.ClientError as error:
+            # Without this, a missing bucket looks like a missing key. 403 may only mean "no right to list".
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                raise Unavailable(f"{self._where()} does not exist; create the bucket first.") from error
+        return client
+
+    def _where(self) -> str:
+        endpoint = (
+            self._endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        )
+        return f"S3 bucket {self._bucket!r} at {_without_login(endpoint) if endpoint else 'AWS'}"
+
+    @contextmanager
+    def _errors(self, key: str) -> Iterator[Any]:
+        try:
+            from boto3.exceptions import Boto3Error
+            from botocore.exceptions import BotoCoreError, ClientError
+        except ModuleNotFoundError as error:
+            raise ConfigError("Blobs in S3 need boto3: pip install 'retrain[s3]'.") from error
+        try:
+            yield self._client()
+        except ClientError as error:
+            code = error.response["Error"].get("Code", "")
+            if code in {"404", "NoSuchKey", "NotFound"}:
+                raise NotFound(f"There is no blob {key!r} in {self._where()}.") from error
+            if error.response["ResponseMetadata"].get("HTTPStatusCode") == 507:
+                raise StorageFull(f"{self._where()} has no space left for {key!r}.") from error
+            raise Unavailable(f"{self._where()} refused {key!r}: {error}.") from error
+        except (BotoCoreError, Boto3Error) as error:
+            raise Unavailable(f"{self._where()} does not answer for {key!r}: {error}.") from error
+
+
+def open_blobs(url: str) -> BlobStore:
+    """The store that `url` names: `s3://<bucket>/<prefix>`, or the path of a folder, which is created."""
+    parsed = urlsplit(url)
+    if parsed.scheme == "s3" and parsed.netloc:
+        return S3Blobs(parsed.netloc, parsed.path.strip("/"))
+    if not url or "://" in url:
+        raise ConfigError(f"Blobs live in a folder or in s3://<bucket>/<prefix>, but got {url!r}.")
+    return LocalBlobs(Path(url))
+
+
+def _checked(key: str) -> str:
+    if len(key) > 500 or not _KEY.fullmatch(key):
+        raise BadInput(
+            f"A blob key is a relative path of at most 500 letters, digits and . _ = + @ -, but got {key!r}."
+        )
+    return key
+
+
+@contextmanager
+def _source(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise BadInput(f"Cannot read {path} to store it: {error.strerror}.") from error
+    with file:
+        yield file
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.partial")
+
+
+@contextmanager
+def _whole_file(target: Path, temporary: Path) -> Iterator[IO[bytes]]:
+    """A file to write that becomes `target`, durably, when the block ends well, and vanishes otherwise."""
+    with _disk_errors(target.parent):
+        _make_folder(target.parent)
+        try:
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(target.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    # A new name is durable only once its folder is.
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageFull(
+                f"No space left in {folder}; nothing was written. Free some space and retry."
+            ) from error
+        if error.errno in {errno.EISDIR, errno.ENOTDIR, errno.EEXIST}:
+            raise BadInput(f"One key is a folder of another under {folder}: {error.filename}.") from error
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOENT, errno.ESTALE}:
+            raise Unavailable(f"Cannot use the folder {folder}: {error.strerror}.") from error
+        raise
+
+
+def _md5(data: bytes) -> str:
+    # S3 names objects by MD5; nothing here relies on it being hard to forge.
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _fingerprints(file: IO[bytes]) -> tuple[int, set[str], str]:
+    """Size, the ETags a store may give (plain, or of parts as AWS does it), and SHA-256."""
+    whole, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
+    parts: list[bytes] = []
+    size = 0
+    while chunk := file.read(_PART_BYTES):
+        whole.update(chunk)
+        sha256.update(chunk)
+        parts.append(hashlib.md5(chunk, usedforsecurity=False).digest())
+        size += len(chunk)
+    return size, {whole.hexdigest(), f"{_md5(b''.join(parts))}-{len(parts)}"}, sha256.hexdigest()
+
+
+def _without_login(url: str) -> str:
+    parsed = urlsplit(url)
+    return parsed._replace(netloc=parsed.netloc.rpartition("@")[2], query="").geturl()

@@ -1,0 +1,1 @@
+"""Ultralytics detectors trained under Lightning, resumable and exact."""

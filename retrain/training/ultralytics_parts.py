@@ -1,0 +1,39 @@
+"""Everything training takes from Ultralytics, in one place: these are internals, pinned below the next minor version.
+
+Its switches (offline, quiet, no settings in HOME) are read while it is imported, so they are set first.
+"""
+# ruff: noqa: E402
+
+from retrain import environment
+
+environment.prepare()
+
+from ultralytics import __version__ as ULTRALYTICS_VERSION
+from ultralytics.cfg import get_cfg
+from ultralytics.data.build import build_dataloader
+from ultralytics.data.dataset import YOLODataset
+from ultralytics.data.utils import IMG_FORMATS, exif_size
+from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.models.yolo.detect import DetectionValidator
+from ultralytics.nn.modules import Detect
+from ultralytics.nn.tasks import DetectionModel, yaml_model_load
+from ultralytics.utils import LOGGER, IterableSimpleNamespace, nms
+from ultralytics.utils.torch_utils import ModelEMA
+
+__all__ = [
+    "IMG_FORMATS",
+    "LOGGER",
+    "ULTRALYTICS_VERSION",
+    "BaseTrainer",
+    "Detect",
+    "DetectionModel",
+    "DetectionValidator",
+    "IterableSimpleNamespace",
+    "ModelEMA",
+    "YOLODataset",
+    "build_dataloader",
+    "exif_size",
+    "get_cfg",
+    "nms",
+    "yaml_model_load",
+]

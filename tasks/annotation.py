@@ -1,0 +1,54 @@
+"""Labels a cycle's samples: the champion where it is sure, a reviewer where it is not."""
+
+import io
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from prefect import task
+
+from retrain.annotation.pipeline import AutoLabeler
+from retrain.annotation.review import annotate_batch
+from retrain.data_collection.triggers import cycle_samples
+from tasks.cycle import CycleWork
+from tasks.retrying import RETRYING
+
+
+@task(name="annotate", timeout_seconds=24 * 3600, **RETRYING)
+def annotate(work: CycleWork, champion: str) -> Mapping[str, Any]:
+    """Labels for every sample of the cycle that got one, and why the others did not."""
+
+    def label() -> dict[str, Any]:
+        resources, settings = work.resources, work.resources.config.annotation
+        batch = [
+            (sample, decode(resources.sample_blobs.get(sample.image_key)))
+            for sample in cycle_samples(resources.state, work.cycle.id)
+        ]
+        labeler = AutoLabeler(
+            model_path=resources.releases.fetch(champion),
+            confidence_threshold=settings.auto_label_threshold,
+            require_review=settings.require_review,
+        )
+        report = annotate_batch(
+            work.cycle.id,
+            batch,
+            labeler,
+            resources.annotations,
+            annotator=champion,
+            clock=time.time,
+            reviewer=resources.reviewer,
+            auto_accept=settings.auto_label,
+            guard=work.cycle.check,
+        )
+        return {"auto": list(report.auto), "human": list(report.human), "left_out": dict(report.left_out)}
+
+    return work.cycle.stage("annotate", {"champion": champion}, label)
+
+
+def decode(data: bytes) -> NDArray[np.uint8]:
+    """RGB pixels, shape (height, width, 3)."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))

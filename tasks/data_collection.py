@@ -1,0 +1,61 @@
+"""Watches how many new samples wait, and claims them for a cycle."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from prefect import get_run_logger, task
+
+from retrain.data_collection.triggers import (
+    Crossing,
+    mark_emitted,
+    record_crossing,
+    select_samples,
+    waiting_count,
+)
+from retrain.errors import BadInput
+from tasks.cycle import CycleWork
+from tasks.events import announce
+from tasks.resources import Resources
+from tasks.retrying import RETRYING
+
+
+@task(name="watch samples", timeout_seconds=60, **RETRYING)
+def watch_samples(resources: Resources) -> Crossing | None:
+    """Record a crossing if enough samples wait and none is unhandled, then announce it.
+
+    The record comes first: if the announcement is lost, the reconcile flow finds the crossing without a cycle.
+    """
+    threshold = resources.config.data_collection.retrain_threshold
+    crossing = record_crossing(resources.state, resources.model, threshold, time.time())
+    if crossing is None:
+        waiting = waiting_count(resources.state, resources.model)
+        get_run_logger().info("%d of %d samples wait; nothing to announce", waiting, threshold)
+        return None
+    announce_crossing(resources, crossing)
+    return crossing
+
+
+def announce_crossing(resources: Resources, crossing: Crossing) -> None:
+    """Tell Prefect; its automation starts the cycle."""
+    payload = {"trigger_id": crossing.id, "count": crossing.count, "threshold": crossing.threshold}
+    announce("samples.threshold-crossed", crossing.model, crossing.id, payload)
+    mark_emitted(resources.state, crossing.id, time.time())
+
+
+@task(name="select samples", timeout_seconds=300, **RETRYING)
+def select_batch(work: CycleWork) -> Mapping[str, Any]:
+    """Claim the waiting samples for this cycle."""
+
+    def select() -> dict[str, Any]:
+        resources = work.resources
+        ids = select_samples(
+            resources.state, resources.model, work.cycle.id, limit=100_000, guard=work.cycle.check
+        )
+        if not ids:
+            raise BadInput(
+                f"No sample waits for model {resources.model!r}, so there is nothing to learn from."
+            )
+        return {"sample_ids": ids}
+
+    return work.cycle.stage("select", {"trigger": work.cycle.record.trigger_id}, select)

@@ -1,0 +1,118 @@
+"""Turns a cycle's labels into a dataset version and lays its images out for training."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from retrain.dataset.materialise import materialise
+from retrain.dataset.version import DatasetItem, DatasetVersion
+
+from retrain.data_collection.triggers import cycle_samples
+from retrain.errors import BadInput
+from tasks.cycle import CycleWork
+from tasks.resources import Resources
+from tasks.retrying import RETRYING
+
+
+@task(name="plan cycle", timeout_seconds=120, **RETRYING)
+def plan_cycle(work: CycleWork) -> Mapping[str, Any]:
+    """Fix what this cycle compares with and what its dataset version is called, before anything is made.
+
+    Without this record a cycle killed after tagging a version would, when started again, build a second one.
+    """
+
+    def plan() -> dict[str, Any]:
+        resources = work.resources
+        champion = resources.registry.alias(resources.model, "champion")
+        parent = resources.releases.open(champion.digest).lineage.dataset_version
+        return {
+            "champion": champion.digest,
+            "champion_version": champion.version,
+            "parent_version": parent,
+            "version": next_version(resources.datasets.versions()),
+            "planned_at": time.time(),
+        }
+
+    return work.cycle.stage("plan", {"trigger": work.cycle.record.trigger_id}, plan)
+
+
+@task(name="build dataset version", task_run_name="build {plan[version]}", timeout_seconds=3600, **RETRYING)
+def build_version(work: CycleWork, plan: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A version that adds this cycle's labelled samples to the champion's; proven by reading it back at its tag."""
+
+    def build() -> dict[str, Any]:
+        resources = work.resources
+        labels = resources.annotations.load(work.cycle.id)
+        samples = [sample for sample in cycle_samples(resources.state, work.cycle.id) if sample.id in labels]
+        if not samples:
+            raise BadInput(
+                "None of the cycle's samples got a label; set annotation.reviewer or lower the threshold."
+            )
+        datasets, name = resources.datasets, plan["version"]
+        draft = datasets.create_version(name, f"cycle {work.cycle.id}", parent=plan["parent_version"])
+        datasets.add_images(
+            draft,
+            [resources.sample_blobs.get(sample.image_key) for sample in samples],
+            [labels[sample.id].annotations for sample in samples],
+            groups=[sample.recording for sample in samples],
+            sources=[labels[sample.id].source for sample in samples],
+            metadata=[{"camera": sample.camera, "cycle": work.cycle.id} for sample in samples],
+        )
+        version = datasets.commit_version(name)
+        difference = datasets.diff(plan["parent_version"], name)
+        create_markdown_artifact(key="dataset-version", markdown=f"```\n{difference.to_text()}\n```")
+        return {"name": version.name, "digest": version.digest, "diff": difference.to_json()}
+
+    return work.cycle.stage("version", {"version": plan["version"], "parent": plan["parent_version"]}, build)
+
+
+@task(name="lay out training images", timeout_seconds=3600, **RETRYING)
+def lay_out(work: CycleWork, version: Mapping[str, Any], parent: str | None) -> Mapping[str, Any]:
+    """Folders for the trainer: the new training images, a replay of older ones, and the validation images."""
+
+    def layout() -> dict[str, Any]:
+        resources = work.resources
+        whole = resources.datasets.get_version(version["name"])
+        known = frozenset(
+            item.image for item in (resources.datasets.get_version(parent).items if parent else ())
+        )
+        share = resources.config.training.replay_fraction
+
+        def is_new(item: DatasetItem) -> bool:
+            return item.split == "train" and item.image not in known
+
+        def is_replayed(item: DatasetItem) -> bool:
+            return item.split == "train" and item.image in known and _fraction(item.image) < share
+
+        parts = [_folder(resources, whole, is_new), _folder(resources, whole, is_replayed)]
+        return {
+            "train": [part for part in parts if part is not None],
+            "val": _folder(resources, whole, lambda item: item.split == "val"),
+        }
+
+    return work.cycle.stage("layout", {"version": version["name"], "parent": parent}, layout)
+
+
+def next_version(names: list[str]) -> str:
+    """The minor version after the newest: v1.0.0, then v1.1.0."""
+    parsed = [tuple(int(part) for part in name.removeprefix("v").split(".")) for name in names]
+    if not parsed:
+        return "v1.0.0"
+    major, minor, _ = max(parsed)
+    return f"v{major}.{minor + 1}.0"
+
+
+def _folder(
+    resources: Resources, version: DatasetVersion, wanted: Callable[[DatasetItem], bool]
+) -> str | None:
+    if not any(wanted(item) for item in version.items):
+        return None
+    folder = materialise(version, resources.datasets, wanted, resources.home / "cache" / "materialised")
+    return str(folder.relative_to(resources.home))
+
+
+def _fraction(digest: str) -> float:
+    """A number in [0, 1) that depends on the image alone, so that the same images are replayed every time."""
+    return int(digest[:8], 16) / 2**32

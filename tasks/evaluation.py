@@ -1,0 +1,115 @@
+"""Evaluates champion and challenger on the same images and asks the gate."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+
+from retrain.boxes import Annotations
+from retrain.evaluation.comparator import Comparison, compare
+from retrain.evaluation.evaluator import Evaluation, EvaluationItem, evaluate
+from retrain.evaluation.gate import GateRules, decide
+from tasks.annotation import decode
+from tasks.cycle import CycleWork
+from tasks.retrying import RETRYING
+from tasks.serving import model_folder
+
+FROZEN, NEW = "frozen test", "new frames"
+"""Slices: the test split as the champion knew it, and what this cycle added to it."""
+
+
+@task(name="evaluate", timeout_seconds=24 * 3600, **RETRYING)
+def evaluate_models(
+    work: CycleWork, plan: Mapping[str, Any], version: Mapping[str, Any], training: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Both models on the version's test split, compared per slice with an interval."""
+
+    def run() -> dict[str, Any]:
+        resources, settings = work.resources, work.resources.config.evaluation
+        slices, items = _test_items(work, version["name"], plan["parent_version"])
+        folders = {
+            "champion": resources.releases.fetch(plan["champion"]),
+            "challenger": model_folder(resources, training),
+        }
+        results = {name: _evaluate(work, folder, items) for name, folder in folders.items()}
+        for name, result in results.items():
+            result.save(resources.home / "cycles" / work.cycle.id / f"{name}.json")
+        comparisons = {
+            name: compare(
+                results["champion"].only(ids),
+                results["challenger"].only(ids),
+                resamples=settings.resamples,
+                level=settings.level,
+            )
+            for name, ids in slices.items()
+        }
+        _show(comparisons)
+        return {name: comparison.to_json() for name, comparison in comparisons.items()}
+
+    inputs = {"version": version["name"], "champion": plan["champion"], "job": training["job_id"]}
+    return work.cycle.stage("evaluate", inputs, run)
+
+
+@task(name="gate", timeout_seconds=60, **RETRYING)
+def gate(work: CycleWork, comparisons: Mapping[str, Any]) -> Mapping[str, Any]:
+    """May the challenger be promoted: better on the new frames, not worse on the frozen test."""
+
+    def run() -> dict[str, Any]:
+        rules = GateRules(targets=(NEW,), margins={FROZEN: work.resources.config.evaluation.margin})
+        found = {name: Comparison.from_json(value) for name, value in comparisons.items()}
+        return decide(found, rules).to_json()
+
+    return work.cycle.stage("gate", {"comparisons": dict(comparisons)}, run)
+
+
+def _evaluate(work: CycleWork, folder: Any, items: list[EvaluationItem]) -> Evaluation:
+    from retrain.detector import Detector
+
+    config = work.resources.config
+    detector = Detector.load(folder)
+    return evaluate(
+        detector.predict, items, len(config.model.classes), confidence=config.evaluation.confidence
+    )
+
+
+def _test_items(work: CycleWork, name: str, parent: str) -> tuple[dict[str, list[str]], list[EvaluationItem]]:
+    datasets = work.resources.datasets
+    version, known = datasets.get_version(name), {item.image for item in datasets.get_version(parent).items}
+    test = [item for item in version.items if item.split == "test"]
+    items = [
+        EvaluationItem(
+            item.image,
+            item.group,
+            lambda item=item: decode(datasets.image_bytes(version, item)),  # type: ignore[misc]
+            Annotations.of(
+                [list(one.box) for one in item.objects], [one.class_index for one in item.objects]
+            ),
+        )
+        for item in test
+    ]
+    slices = {
+        FROZEN: [item.image for item in test if item.image in known],
+        NEW: [item.image for item in test if item.image not in known],
+    }
+    return slices, items
+
+
+def _show(comparisons: Mapping[str, Comparison]) -> None:
+    create_table_artifact(
+        key="champion-and-challenger",
+        table=[
+            {
+                "slice": name,
+                "champion mAP50": round(c.champion, 4),
+                "challenger mAP50": round(c.challenger, 4),
+                "difference": round(c.difference, 4),
+                "interval": f"[{c.low:.4f}, {c.high:.4f}]",
+                "images": c.n_images,
+                "recordings": c.n_groups,
+                "verdict": c.verdict,
+            }
+            for name, c in comparisons.items()
+        ],
+        description="Paired bootstrap over recordings.",
+    )

@@ -1,0 +1,54 @@
+"""Starts cycles that should be running and are not: events are hints, the stored crossing is the truth."""
+
+import time
+
+from prefect import get_run_logger, task
+from prefect.deployments import run_deployment
+
+from retrain.cycle import list_cycles
+from retrain.data_collection.triggers import unhandled
+from retrain.errors import Conflict, RetrainError
+from tasks.resources import Resources
+from tasks.retrying import RETRYING
+
+DEPLOYMENT = "continuous-retraining/retrain"
+
+
+@task(name="start missing cycles", timeout_seconds=120, **RETRYING)
+def start_missing_cycles(resources: Resources) -> list[str]:
+    """Ask for a cycle run for every crossing that has waited too long and is not being worked on.
+
+    Raises:
+        RetrainError: a cycle has used up its attempts and needs a person.
+    """
+    orchestration = resources.config.orchestration
+    attempts = {cycle.trigger_id: cycle.attempts for cycle in list_cycles(resources.state, resources.model)}
+    waiting = unhandled(resources.state, resources.model, time.time() - orchestration.reconcile_after_s)
+    if not waiting or _is_active(resources):
+        return []
+    exhausted = [one.id for one in waiting if attempts.get(one.id, 0) >= orchestration.max_attempts]
+    if exhausted:
+        raise RetrainError(
+            f"Cycles for {', '.join(exhausted)} were started {orchestration.max_attempts} times without finishing. "
+            "Look at their last flow run, then raise orchestration.max_attempts or run `retrain cycle abandon`."
+        )
+    for crossing in waiting:
+        attempt = attempts.get(crossing.id, 0) + 1
+        run_deployment(
+            DEPLOYMENT,
+            parameters={"trigger_id": crossing.id},
+            idempotency_key=f"{crossing.id}/attempt-{attempt}",
+            timeout=0,
+            as_subflow=False,
+        )
+        get_run_logger().warning("started attempt %d of the cycle for %s", attempt, crossing.id)
+    return [crossing.id for crossing in waiting]
+
+
+def _is_active(resources: Resources) -> bool:
+    """Whether a live process holds the model's cycle lease; a run asked for now would only be turned away."""
+    try:
+        resources.leases.acquire(f"cycle-{resources.model}", ttl_s=5).release()
+    except Conflict:
+        return True
+    return False

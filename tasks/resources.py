@@ -1,0 +1,141 @@
+"""Builds the adapters of one configuration: the only place that picks implementations."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retrain.annotation.review import AnnotationStore, Reviewer
+from retrain.config import RetrainConfig, load_config
+from retrain.environment import prepare
+from retrain.serving.release import ReleaseStore
+from retrain.serving.route import RouteStore
+from retrain.storage.blobs import BlobStore, open_blobs
+from retrain.storage.journal import Journal
+from retrain.storage.leases import LeaseManager
+from retrain.storage.state import StateStore, open_state
+
+if TYPE_CHECKING:
+    from retrain.dataset.manager import DatasetManager
+    from retrain.mlflow_integration.ledger import Ledger
+    from retrain.mlflow_integration.registry import ModelRegistry
+    from retrain.mlflow_integration.tracker import MLflowTracker
+
+    from retrain.simulation.traffic import TrafficSimulator
+
+
+PRODUCTION_START = 10_000
+"""Frame index per camera at which simulated production begins; what lies before became the first dataset."""
+
+
+class Resources:
+    """Adapters made on first use, so that a task pays only for what it touches."""
+
+    def __init__(self, config: RetrainConfig, home: Path) -> None:
+        self.config, self.home = config, home
+
+    @property
+    def model(self) -> str:
+        return self.config.model.name
+
+    @cached_property
+    def state(self) -> StateStore:
+        return open_state(self.config.storage.state_url or f"sqlite:///{self.home / 'state.db'}")
+
+    @cached_property
+    def blobs(self) -> BlobStore:
+        return open_blobs(self.config.storage.blobs_url or str(self.home / "blobs"))
+
+    @cached_property
+    def sample_blobs(self) -> BlobStore:
+        collection = self.config.data_collection
+        if collection.s3_bucket is not None:
+            return open_blobs(f"s3://{collection.s3_bucket}")
+        return self.blobs if collection.storage_path is None else open_blobs(str(collection.storage_path))
+
+    @cached_property
+    def leases(self) -> LeaseManager:
+        return LeaseManager(self.state)
+
+    @cached_property
+    def releases(self) -> ReleaseStore:
+        return ReleaseStore(self.blobs, self.home / "cache" / "releases")
+
+    @cached_property
+    def routes(self) -> RouteStore:
+        return RouteStore(self.state)
+
+    @cached_property
+    def annotations(self) -> AnnotationStore:
+        return AnnotationStore(self.state)
+
+    @cached_property
+    def datasets(self) -> "DatasetManager":
+        from retrain.dataset.manager import DatasetManager
+
+        return DatasetManager(self.config.dataset.versions_path or self.home / "datasets")
+
+    @property
+    def tracking_uri(self) -> str:
+        return self.config.mlflow.tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @cached_property
+    def tracker(self) -> "MLflowTracker":
+        from retrain.mlflow_integration.tracker import MLflowTracker
+
+        mlflow = self.config.mlflow
+        location = mlflow.artifact_location
+        if location is None and mlflow.tracking_uri is None:
+            location = (self.home / "mlflow-artifacts").as_uri()
+        return MLflowTracker(self.tracking_uri, mlflow.experiment_name, artifact_location=location)
+
+    @cached_property
+    def registry(self) -> "ModelRegistry":
+        from retrain.mlflow_integration.registry import ModelRegistry
+
+        return ModelRegistry(self.tracking_uri, self.state)
+
+    @cached_property
+    def ledger(self) -> "Ledger":
+        from retrain.mlflow_integration.ledger import Ledger
+
+        return Ledger(self.state)
+
+    @cached_property
+    def traffic(self) -> "TrafficSimulator":
+        """Simulated production: what the demo's cameras send, and what its annotators can look up."""
+        from retrain.simulation.traffic import FLEET, TrafficSimulator
+
+        simulation = self.config.simulation
+        return TrafficSimulator(
+            FLEET,
+            seed=simulation.seed,
+            drift_from=PRODUCTION_START + simulation.drift_from,
+            size=self.config.training.image_size,
+            frames_per_recording=simulation.frames_per_recording,
+        )
+
+    @cached_property
+    def reviewer(self) -> Reviewer | None:
+        if self.config.annotation.reviewer is None:
+            return None
+        from retrain.simulation.annotators import SimulatedAnnotator, SimulatedReviewer
+
+        simulation = self.config.simulation
+        annotator = SimulatedAnnotator(
+            "simulated annotator",
+            simulation.seed,
+            miss_rate=simulation.annotator_miss_rate,
+            jitter_px=simulation.annotator_jitter_px,
+            confusion_rate=simulation.annotator_confusion_rate,
+        )
+        return SimulatedReviewer(annotator, self.traffic)
+
+    def progress(self, cycle_id: str) -> Journal:
+        """What a cycle reports while it runs, for whoever watches from another process."""
+        return Journal(self.state, f"progress-{cycle_id}")
+
+
+def build_resources(config: RetrainConfig | None) -> Resources:
+    """Adapters for a given configuration, or for the one of this process's environment."""
+    home = prepare()
+    return Resources(config or load_config().config, home)

@@ -1,0 +1,126 @@
+"""Trains a release candidate, once per cycle, with progress for Prefect, MLflow and whoever watches."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+
+from retrain.training.result import EpochReport, TrainingResult
+from tasks.cycle import CycleWork
+from tasks.retrying import RETRYING
+
+
+@task(name="train", task_run_name="train on {version[name]}", timeout_seconds=7 * 24 * 3600, **RETRYING)
+def train(
+    work: CycleWork, version: Mapping[str, Any], folders: Mapping[str, Any], initial_release: str | None
+) -> Mapping[str, Any]:
+    """A model folder trained on the version's folders; a killed training resumes from its last epoch."""
+
+    def run() -> dict[str, Any]:
+        from retrain.training.orchestrator import TrainingOrchestrator
+
+        resources, settings = work.resources, work.resources.config.training
+        orchestrator = TrainingOrchestrator(
+            resources.home / "jobs",
+            num_gpus=settings.num_gpus,
+            mixed_precision=settings.mixed_precision,
+            gradient_accumulation=settings.gradient_accumulation,
+        )
+        request = _request(work, folders, initial_release, str(version["digest"]))
+        run_id = resources.tracker.run_for(
+            f"{work.cycle.id}/train", run_name=f"{work.cycle.id} on {version['name']}"
+        )
+        resources.tracker.log_params(run_id, {**_loggable(request), "dataset": version["name"]})
+        result = orchestrator.train(request, on_epoch=_Progress(work, run_id))
+        return _record(work, result, run_id)
+
+    inputs = {"version": version["name"], "digest": version["digest"], "initial_release": initial_release}
+    return work.cycle.stage("train", inputs, run)
+
+
+def _request(
+    work: CycleWork, folders: Mapping[str, Any], initial_release: str | None, data_digest: str
+) -> dict[str, Any]:
+    config = work.resources.config
+    settings = config.training
+    fresh = initial_release is None
+    home = work.resources.home
+    return {
+        "model": settings.model,
+        "classes": list(config.model.classes),
+        "train_dirs": [str(home / folder) for folder in folders["train"]],
+        "val_dir": str(home / folders["val"]),
+        "data_digest": f"{data_digest}/{config.training.replay_fraction}",
+        "epochs": settings.epochs if fresh else settings.fine_tune_epochs,
+        "learning_rate": settings.learning_rate if fresh else settings.fine_tune_learning_rate,
+        "batch_size": settings.batch_size,
+        "optimizer": settings.optimizer,
+        "scheduler": settings.scheduler,
+        "image_size": settings.image_size,
+        "patience": settings.patience if settings.early_stopping else None,
+        "augment": {"mosaic": settings.mosaic, "fliplr": settings.flip},
+        "seed": settings.seed,
+        "initial_weights": None
+        if initial_release is None
+        else str(work.resources.releases.fetch(initial_release)),
+    }
+
+
+class _Progress:
+    """Writes each epoch where it is looked for: the journal, MLflow and a Prefect progress artifact."""
+
+    def __init__(self, work: CycleWork, run_id: str) -> None:
+        self._work, self._run_id = work, run_id
+        self._artifact = create_progress_artifact(progress=0.0, description=f"training for {work.cycle.id}")
+
+    def __call__(self, report: EpochReport) -> None:
+        resources, cycle = self._work.resources, self._work.cycle
+        now = time.time()
+        resources.progress(cycle.id).append(f"epoch-{report.epoch}", "epoch", report.to_json(), now)
+        metrics = {f"train/{name}": value for name, value in report.losses.items()}
+        metrics |= {"val/map50": report.map50, "val/map50_95": report.map50_95, "lr": report.lr}
+        metrics |= {"epoch_seconds": report.seconds, "images_per_s": report.images_per_s}
+        resources.tracker.log_batch(self._run_id, metrics, step=report.epoch)
+        update_progress_artifact(self._artifact, progress=100.0 * report.epoch / report.epochs)  # type: ignore[arg-type]
+
+
+def _record(work: CycleWork, result: TrainingResult, run_id: str) -> dict[str, Any]:
+    resources = work.resources
+    create_table_artifact(
+        key="training-epochs",
+        table=[
+            {
+                "epoch": r.epoch,
+                "mAP50": round(r.map50, 4),
+                "mAP50-95": round(r.map50_95, 4),
+                "s": round(r.seconds, 1),
+            }
+            for r in result.epochs
+        ],
+        description=f"Validation scores of job {result.job_id}, best epoch {result.best.epoch}.",
+    )
+    resources.tracker.log_artifacts(run_id, _model_files(result.model_folder), "model")
+    resources.tracker.finish(run_id)
+    return {
+        "job_id": result.job_id,
+        "model_folder": str(result.model_folder.relative_to(resources.home)),
+        "weights_sha256": result.weights_sha256,
+        "run_id": run_id,
+        "epochs": [report.to_json() for report in result.epochs],
+        "best_epoch": result.best.epoch,
+    }
+
+
+def _model_files(folder: Path) -> Sequence[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file())
+
+
+def _loggable(request: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in request.items()
+        if key not in {"train_dirs", "val_dir", "initial_weights"}
+    }

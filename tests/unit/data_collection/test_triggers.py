@@ -1,0 +1,223 @@
+import multiprocessing
+import os
+import signal
+
+import pytest
+from sqlalchemy import insert, update
+
+from retrain.data_collection.triggers import (
+    cycle_samples,
+    mark_emitted,
+    record_crossing,
+    select_samples,
+    unhandled,
+    waiting_count,
+)
+from retrain.errors import BadInput, LeaseLost, NotFound
+from retrain.storage.schema import cycles
+from retrain.storage.state import open_state
+
+fork = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def fill(service, png, seen):
+    """Stores that many more samples, each a second later than the one before."""
+    stored = []
+
+    def add(count, model="m"):
+        for _ in range(count):
+            number = len(stored)
+            collecting = service(model=model, clock=lambda at=50.0 + number: at)
+            assert collecting.collect(image=png(number), prediction=seen(0.5)).taken
+            stored.append(number)
+
+    return add
+
+
+def run_cycle(state, trigger, finished_at=None):
+    with state.write() as connection:
+        connection.execute(
+            insert(cycles).values(
+                id=f"m-{trigger}",
+                model="m",
+                trigger_id=trigger,
+                config_hash="c",
+                status="running",
+                attempts=1,
+                created_at=0.0,
+                finished_at=finished_at,
+            )
+        )
+
+
+def test_nothing_crosses_below_the_threshold(state, fill):
+    fill(2)
+
+    assert record_crossing(state, "m", 3, now=1.0) is None
+    fill(1)
+    assert record_crossing(state, "m", 3, now=2.0).count == 3
+
+
+def test_a_crossing_is_recorded_once(state, fill):
+    fill(3)
+
+    first = record_crossing(state, "m", 3, now=1.0)
+
+    assert (first.id, first.number, first.count, first.emitted_at) == ("m-samples-1", 1, 3, None)
+    assert record_crossing(state, "m", 3, now=2.0) is None
+    assert unhandled(state, "m", older_than=10.0) == [first]
+
+
+def test_a_running_cycle_holds_the_next_crossing_back_and_a_finished_one_does_not(state, fill):
+    fill(3)
+    first = record_crossing(state, "m", 3, now=1.0)
+    run_cycle(state, first.id)
+    select_samples(state, "m", f"m-{first.id}", limit=3)
+    fill(3)
+    assert record_crossing(state, "m", 3, now=2.0) is None
+
+    with state.write() as connection:
+        connection.execute(update(cycles).values(finished_at=3.0))
+
+    assert unhandled(state, "m", older_than=10.0) == []
+    assert record_crossing(state, "m", 3, now=4.0).id == "m-samples-2"
+
+
+def test_samples_used_by_a_cycle_do_not_count_again(state, fill):
+    fill(3)
+    first = record_crossing(state, "m", 3, now=1.0)
+    run_cycle(state, first.id, finished_at=2.0)
+    select_samples(state, "m", f"m-{first.id}", limit=3)
+
+    assert waiting_count(state, "m") == 0
+    assert record_crossing(state, "m", 3, now=3.0) is None
+
+
+def test_models_cross_on_their_own(state, fill):
+    fill(2, model="m")
+    fill(3, model="other")
+
+    assert record_crossing(state, "m", 3, now=1.0) is None
+    assert record_crossing(state, "other", 3, now=1.0).id == "other-samples-1"
+
+
+def test_a_lost_event_is_found_by_age_and_stays_unhandled_until_its_cycle_ends(state, fill):
+    fill(1)
+    crossing = record_crossing(state, "m", 1, now=100.0)
+    mark_emitted(state, crossing.id, now=101.0)
+
+    assert unhandled(state, "m", older_than=99.0) == []
+    [found] = unhandled(state, "m", older_than=100.0)
+    assert (found.id, found.emitted_at) == (crossing.id, 101.0)
+    run_cycle(state, crossing.id)
+    assert len(unhandled(state, "m", older_than=100.0)) == 1
+
+
+def test_an_unknown_crossing_cannot_be_marked(state):
+    with pytest.raises(NotFound, match="m-samples-9"):
+        mark_emitted(state, "m-samples-9", now=1.0)
+
+
+def test_zero_is_not_a_threshold_nor_a_limit(state):
+    with pytest.raises(BadInput, match="at least 1"):
+        record_crossing(state, "m", 0, now=1.0)
+    with pytest.raises(BadInput, match="at least 1"):
+        select_samples(state, "m", "c", limit=0)
+
+
+def together(targets):
+    """Runs each target in its own process, all from the same moment; returns what they send back."""
+    start, results = fork.Barrier(len(targets)), fork.SimpleQueue()
+
+    def run(target):
+        start.wait(10)
+        results.put(target())
+
+    children = [fork.Process(target=run, args=(target,)) for target in targets]
+    for child in children:
+        child.start()
+    answers = [results.get() for _ in children]
+    for child in children:
+        child.join()
+    return answers
+
+
+def test_watchers_in_several_processes_record_one_crossing(state, state_url, fill):
+    fill(3)
+    state.close()
+
+    def watch():
+        mine = open_state(state_url)
+        found = [record_crossing(mine, "m", 3, now=float(step)) for step in range(15)]
+        mine.close()
+        return [crossing.id for crossing in found if crossing]
+
+    answers = together([watch] * 4)
+
+    assert sorted(answers) == [[], [], [], ["m-samples-1"]]
+    assert len(unhandled(state, "m", older_than=100.0)) == 1
+
+
+def test_two_cycles_in_several_processes_share_no_sample_and_repeat_their_own(state, state_url, fill):
+    fill(12)
+    state.close()
+
+    def claim(cycle):
+        mine = open_state(state_url)
+        sets = [tuple(select_samples(mine, "m", cycle, limit=5)) for _ in range(5)]
+        mine.close()
+        return cycle, sets
+
+    answers = together(
+        [lambda: claim("one"), lambda: claim("two"), lambda: claim("one"), lambda: claim("two")]
+    )
+
+    chosen = {cycle: {one for c, sets in answers for one in sets if c == cycle} for cycle in ("one", "two")}
+    assert len(chosen["one"]) == len(chosen["two"]) == 1
+    [one], [two] = chosen["one"], chosen["two"]
+    assert len(one) == len(two) == 5
+    assert set(one).isdisjoint(two)
+    assert waiting_count(state, "m") == 2
+
+
+def test_a_selection_takes_the_oldest_and_later_samples_do_not_join_it(state, fill):
+    fill(5)
+
+    first = select_samples(state, "m", "c", limit=3)
+    fill(2)
+
+    assert select_samples(state, "m", "c", limit=50) == first
+    assert [sample.id for sample in cycle_samples(state, "c")] == first
+    assert waiting_count(state, "m") == 4
+    assert set(select_samples(state, "m", "d", limit=50)).isdisjoint(first)
+
+
+def test_a_selection_killed_before_its_commit_claims_nothing(state, state_url, fill):
+    fill(4)
+    state.close()
+
+    def die(connection):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def killed_before():
+        select_samples(open_state(state_url), "m", "c", limit=3, guard=die)
+
+    child = fork.Process(target=killed_before)
+    child.start()
+    child.join()
+
+    assert child.exitcode == -signal.SIGKILL
+    assert waiting_count(state, "m") == 4
+    assert len(select_samples(state, "m", "c", limit=3)) == 3
+
+
+def test_a_cycle_that_lost_its_lease_claims_nothing(state, fill):
+    fill(2)
+
+    def lost(connection):
+        raise LeaseLost("token 1 is no longer the newest")
+
+    with pytest.raises(LeaseLost):
+        select_samples(state, "m", "c", limit=2, guard=lost)
+    assert waiting_count(state, "m") == 2

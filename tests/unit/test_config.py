@@ -1,0 +1,102 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from retrain.config import RetrainConfig, load_config
+from retrain.errors import ConfigError
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_an_unknown_key_names_file_line_path_and_the_nearest_valid_key(tmp_path):
+    path = written(tmp_path, "training:\n  epoch: 5\n")
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, {})
+
+    assert str(caught.value) == f"{path}:2: unknown key training.epoch. Did you mean training.epochs?"
+
+
+def test_all_errors_are_reported_at_once(tmp_path):
+    path = written(tmp_path, "trainin: {}\ntraining:\n  batch_size: 0\n  optimizer: adamm\n")
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, {"RETRAIN_EVALUATION__LEVEL": "2"})
+
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4
+    assert any(line.startswith("environment RETRAIN_EVALUATION__LEVEL: evaluation.level:") for line in lines)
+
+
+def test_splits_that_do_not_sum_to_one_say_so(tmp_path):
+    path = written(tmp_path, "dataset:\n  splits: {train: 0.9, val: 0.2, test: 0.1}\n")
+
+    with pytest.raises(ConfigError, match=r"train \+ val \+ test must be 1, got 0.9 \+ 0.2 \+ 0.1 = 1.2\."):
+        load_config(path, {})
+
+
+def test_the_environment_wins_over_the_file_and_both_are_named_as_sources(tmp_path):
+    path = written(tmp_path, "training:\n  epochs: 7\n  patience: 3\n")
+
+    resolved = load_config(path, {"RETRAIN_TRAINING__EPOCHS": "5"})
+
+    assert resolved.config.training.epochs == 5
+    assert resolved.config.training.patience == 3
+    rows = {key: (value, source) for key, value, source in resolved.rows()}
+    assert rows["training.epochs"] == ("5", "environment RETRAIN_TRAINING__EPOCHS")
+    assert rows["training.patience"] == ("3", f"{path}:3")
+    assert rows["training.batch_size"] == ("16", "default")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a\n- b\n", "must hold sections"),
+        ("training: [\n", "is not YAML"),
+        ("training: 5\n", "training: Input should be a valid dictionary"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_a_clear_error(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(written(tmp_path, text), {})
+
+
+def test_a_missing_file_is_a_clear_error(tmp_path):
+    with pytest.raises(ConfigError, match="No configuration file at"):
+        load_config(tmp_path / "nowhere.yaml", {})
+
+
+def test_an_empty_file_means_the_defaults(tmp_path):
+    assert load_config(written(tmp_path, ""), {}).config == RetrainConfig()
+
+
+def test_the_committed_example_holds_every_key_with_its_default():
+    example = yaml.safe_load(Path("configs/config.yaml").read_text(encoding="utf-8"))
+
+    assert RetrainConfig.model_validate(example) == RetrainConfig()
+    assert example == RetrainConfig().model_dump(mode="json")
+
+
+def test_the_digest_ignores_ports_and_follows_everything_else():
+    base = RetrainConfig()
+
+    other_port = RetrainConfig.model_validate({"orchestration": {"prefect_port": 4999}})
+    other_epochs = RetrainConfig.model_validate({"training": {"epochs": 3}})
+
+    assert base.digest == other_port.digest
+    assert base.digest != other_epochs.digest
+
+
+def test_importing_the_configuration_pulls_in_no_heavy_library():
+    code = "import sys, retrain.config; print(sorted({'torch', 'prefect', 'mlflow', 'dvc', 'numpy'} & set(sys.modules)))"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
