@@ -24,14 +24,18 @@ class Applied:
     change: str
 
 
-async def apply_automations(path: Path = AUTOMATIONS) -> list[Applied]:
-    """Create or update every automation of the file, and read each one back.
+def read_automations(path: Path = AUTOMATIONS) -> list[dict[str, Any]]:
+    """The automations of a file."""
+    return list(yaml.safe_load(path.read_text(encoding="utf-8"))["automations"])
+
+
+async def apply_automations(wanted: list[dict[str, Any]]) -> list[Applied]:
+    """Create or update every automation, and read each one back.
 
     Raises:
-        ConfigError: the file names a deployment that the server does not have.
+        ConfigError: one names a deployment that the server does not have.
         PostConditionFailed: the server holds something else than what was sent.
     """
-    wanted = yaml.safe_load(path.read_text(encoding="utf-8"))["automations"]
     async with get_client() as client:
         return [await _apply(client, specification) for specification in wanted]
 
@@ -95,5 +99,5 @@ def _without_ids(value: Any) -> Any:
 if __name__ == "__main__":
     import asyncio
 
-    for applied in asyncio.run(apply_automations()):
+    for applied in asyncio.run(apply_automations(read_automations())):
         print(f"{applied.name}: {applied.change}")

@@ -3,11 +3,15 @@
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrain.errors import RetrainError
+from retrain.errors import NotFound, PostConditionFailed, RetrainError
+
+if TYPE_CHECKING:
+    from deployments.stack import Stack
+    from tasks.resources import Resources
 
 app = typer.Typer(
     name="retrain",
@@ -103,7 +107,10 @@ def cycle_run(
     _join_stack(config)
     from flows.continuous_retraining import continuous_retraining_flow
 
-    typer.echo(continuous_retraining_flow(trigger, return_state=True).message or "done")
+    state = continuous_retraining_flow(trigger, return_state=True)
+    typer.echo(f"{state.name}: {state.message}")
+    if not state.is_completed():
+        raise typer.Exit(1)
 
 
 @cycle_app.command("list")
@@ -161,9 +168,11 @@ def data_restore(
 def ledger_list(config: ConfigFile = None) -> None:
     """Every entry, oldest first, after checking the hash chain."""
     resources = _resources(config)
-    resources.ledger.verify()
+    check = resources.ledger.verify()
     for entry in resources.ledger.entries(resources.model):
         typer.echo(f"{entry.seq:>4}  {_utc(entry.at)}  {entry.kind:<22} {entry.hash[:12]}  {entry.payload}")
+    if not check.intact:
+        raise PostConditionFailed(f"The ledger was changed at entry {check.damaged}: {check.reason}")
 
 
 @ledger_app.command("at")
@@ -183,6 +192,8 @@ def ledger_at(
     resources = _resources(config)
     at = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
     entry = resources.ledger.champion_at(resources.model, at.timestamp())
+    if entry is None:
+        raise NotFound(f"{resources.model} had no champion at {_utc(at.timestamp())} UTC.")
     typer.echo(f"{_utc(entry.at)}  {entry.kind}  {entry.payload}")
 
 
@@ -195,7 +206,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def _stack(config: Path | None):  # type: ignore[no-untyped-def]
+def _stack(config: Path | None) -> "Stack":
     from deployments.stack import Stack
     from retrain.config import load_config
     from retrain.environment import prepare
@@ -204,7 +215,7 @@ def _stack(config: Path | None):  # type: ignore[no-untyped-def]
     return Stack(prepare(), load_config(config).config)
 
 
-def _resources(config: Path | None):  # type: ignore[no-untyped-def]
+def _resources(config: Path | None) -> "Resources":
     from tasks.resources import build_resources
 
     _name_config(config)
@@ -228,7 +239,7 @@ def _name_config(config: Path | None) -> None:
         os.environ["RETRAIN_CONFIG"] = str(config.absolute())
 
 
-def _print_status(stack) -> bool:  # type: ignore[no-untyped-def]
+def _print_status(stack: "Stack") -> bool:
     from rich.console import Console
     from rich.table import Table
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from prefect import flow
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, State
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled
 
 from retrain.config import RetrainConfig
 from retrain.errors import Conflict

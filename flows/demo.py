@@ -127,8 +127,8 @@ def _failures(facts: DemoFacts) -> list[str]:
     if facts.watch.status != "promoted":
         failures.append(f"the cycle ended as {facts.watch.status}: {'; '.join(facts.gate_reasons())}")
         return failures
-    if facts.serving != facts.after:
-        failures.append(f"the router serves {facts.serving[:12]}, not the promoted {facts.after[:12]}")
+    if facts.after is None or facts.serving != facts.after:
+        failures.append(f"the router serves {facts.serving[:12]}, not the promoted {facts.after}")
     drifted = facts.scores["drifted"]["map50"]
     if drifted.verdict != "better":
         failures.append(f"the challenger is not better on the drifted slice: {drifted.reason}")

@@ -8,20 +8,23 @@ Both read `params.yaml` and work in the current directory, which DVC sets to the
 
 import csv
 import json
+import shutil
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
+from PIL import Image
 
 from retrain.boxes import Annotations, yolo_to_xyxy
 from retrain.environment import prepare
 from retrain.errors import BadInput, NotFound
 from retrain.evaluation.evaluator import EvaluationItem, evaluate
 from retrain.evaluation.metrics import pr_curve
-from tasks.annotation import decode
 
 OUTPUT = Path(".retrain/pipeline")
 MODEL, METRICS, PLOTS = OUTPUT / "model", OUTPUT / "metrics.json", OUTPUT / "plots"
@@ -43,7 +46,6 @@ def restore(folder: Path | None = None) -> str:
 def train_pipeline() -> None:
     """Train on data/train and data/val; leave the model and its training curve."""
     from retrain.training.orchestrator import TrainingOrchestrator
-    from retrain.training.weights import copy_model_folder
 
     params = _params(Path())
     settings = params["train"]
@@ -60,10 +62,14 @@ def train_pipeline() -> None:
             "augment": {"mosaic": 0.5, "fliplr": 0.0},
             "seed": params["seed"],
         },
-        on_epoch=lambda report: print(f"epoch {report.epoch}/{report.epochs}: mAP50 {report.map50:.3f}", flush=True),
+        on_epoch=lambda report: print(
+            f"epoch {report.epoch}/{report.epochs}: mAP50 {report.map50:.3f}", flush=True
+        ),
     )
-    copy_model_folder(result.model_folder, MODEL)
-    rows = [[report.epoch, report.map50, report.map50_95, *report.losses.values()] for report in result.epochs]
+    shutil.copytree(result.model_folder, MODEL, dirs_exist_ok=True)
+    rows = [
+        [report.epoch, report.map50, report.map50_95, *report.losses.values()] for report in result.epochs
+    ]
     _write_csv("training.csv", ["epoch", "map50", "map50_95", *result.epochs[0].losses], rows)
 
 
@@ -74,7 +80,9 @@ def evaluate_pipeline() -> None:
     params = _params(Path())
     detector = Detector.load(MODEL)
     confidence = params["evaluate"]["confidence"]
-    found = evaluate(detector.predict, list(_items(Path("data/test"))), len(_classes()), confidence=confidence)
+    found = evaluate(
+        detector.predict, list(_items(Path("data/test"))), len(_classes()), confidence=confidence
+    )
     summary = found.summary
     chosen = {name: getattr(summary, name) for name in ("map50", "map50_95", "precision", "recall", "f1")}
     METRICS.parent.mkdir(parents=True, exist_ok=True)
@@ -91,11 +99,16 @@ def _items(folder: Path) -> list[EvaluationItem]:
     images = sorted((folder / "images").iterdir())
     if not images:
         raise BadInput(f"{folder / 'images'} is empty; run `retrain data restore`.")
-    return [EvaluationItem(path.stem, path.stem, lambda path=path: decode(path.read_bytes()), _truth(path)) for path in images]  # type: ignore[misc]
+    return [EvaluationItem(path.stem, path.stem, partial(_pixels, path), _truth(path)) for path in images]
+
+
+def _pixels(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def _truth(image: Path) -> Annotations:
-    height, width = decode(image.read_bytes()).shape[:2]
+    height, width = _pixels(image).shape[:2]
     text = (image.parents[1] / "labels" / f"{image.stem}.txt").read_text(encoding="ascii")
     rows = np.array([line.split() for line in text.splitlines()], dtype=np.float64).reshape(-1, 5)
     return Annotations.of(yolo_to_xyxy(rows[:, 1:], width, height), rows[:, 0].astype(np.int64))

@@ -138,21 +138,24 @@ def iou_matrix(a: FloatArray, b: FloatArray) -> FloatArray:
     area_a = np.prod(a[:, 2:] - a[:, :2], axis=1)
     area_b = np.prod(b[:, 2:] - b[:, :2], axis=1)
     union = area_a[:, None] + area_b[None, :] - overlap
-    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    shares: FloatArray = np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+    return shares
 
 
 def xyxy_to_yolo(boxes: FloatArray, width: int, height: int) -> FloatArray:
     """Centre x, centre y, width, height as fractions of the image, shape (n, 4)."""
     scale = np.array([width, height, width, height], dtype=np.float64)
     centre, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    return np.concatenate([centre, size], axis=1) / scale
+    fractions: FloatArray = np.concatenate([centre, size], axis=1) / scale
+    return fractions
 
 
 def yolo_to_xyxy(boxes: FloatArray, width: int, height: int) -> FloatArray:
     """Inverse of `xyxy_to_yolo`, shape (n, 4)."""
     scale = np.array([width, height, width, height], dtype=np.float64)
     centre, half = boxes[:, :2], boxes[:, 2:] / 2
-    return np.concatenate([centre - half, centre + half], axis=1) * scale
+    corners: FloatArray = np.concatenate([centre - half, centre + half], axis=1) * scale
+    return corners
 
 
 def _checked_boxes(boxes: Sequence[Sequence[float]] | FloatArray) -> FloatArray:

@@ -71,7 +71,7 @@ class Annotation(Section):
     auto_label_threshold: Fraction = 0.8
     """A frame is labelled by the champion alone only if every box it shows scores at least this."""
     require_review: bool = True
-    """Off: frames below the threshold are labelled by the champion as well (their source says so)."""
+    """Off: frames below the threshold keep the champion's labels too, unreviewed."""
     reviewer: Literal["simulated"] | None = None
     """Who looks at uncertain frames; unset: nobody, and those frames are left out."""
 

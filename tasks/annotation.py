@@ -2,8 +2,8 @@
 
 import io
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,10 @@ from retrain.data_collection.triggers import cycle_samples
 from tasks.cycle import CycleWork
 from tasks.retrying import RETRYING
 
+T = TypeVar("T")
+_CHUNK = 64
+"""Images in memory at once."""
+
 
 @task(name="annotate", timeout_seconds=24 * 3600, **RETRYING)
 def annotate(work: CycleWork, champion: str) -> Mapping[str, Any]:
@@ -23,29 +27,36 @@ def annotate(work: CycleWork, champion: str) -> Mapping[str, Any]:
 
     def label() -> dict[str, Any]:
         resources, settings = work.resources, work.resources.config.annotation
-        batch = [
-            (sample, decode(resources.sample_blobs.get(sample.image_key)))
-            for sample in cycle_samples(resources.state, work.cycle.id)
-        ]
         labeler = AutoLabeler(
             model_path=resources.releases.fetch(champion),
             confidence_threshold=settings.auto_label_threshold,
             require_review=settings.require_review,
         )
-        report = annotate_batch(
-            work.cycle.id,
-            batch,
-            labeler,
-            resources.annotations,
-            annotator=champion,
-            clock=time.time,
-            reviewer=resources.reviewer,
-            auto_accept=settings.auto_label,
-            guard=work.cycle.check,
-        )
-        return {"auto": list(report.auto), "human": list(report.human), "left_out": dict(report.left_out)}
+        done: dict[str, Any] = {"auto": [], "human": [], "left_out": {}}
+        for samples in batched(cycle_samples(resources.state, work.cycle.id), _CHUNK):
+            report = annotate_batch(
+                work.cycle.id,
+                [(sample, decode(resources.sample_blobs.get(sample.image_key))) for sample in samples],
+                labeler,
+                resources.annotations,
+                annotator=champion,
+                clock=time.time,
+                reviewer=resources.reviewer,
+                auto_accept=settings.auto_label,
+                guard=work.cycle.check,
+            )
+            done["auto"] += report.auto
+            done["human"] += report.human
+            done["left_out"] |= report.left_out
+        return done
 
     return work.cycle.stage("annotate", {"champion": champion}, label)
+
+
+def batched(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Consecutive slices of at most `size`."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:

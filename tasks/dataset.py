@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
+from retrain.dataset.diff import DatasetDiff
 from retrain.dataset.materialise import materialise
 from retrain.dataset.version import DatasetItem, DatasetVersion
 
@@ -25,7 +26,7 @@ def plan_cycle(work: CycleWork) -> Mapping[str, Any]:
 
     def plan() -> dict[str, Any]:
         resources = work.resources
-        champion = resources.registry.alias(resources.model, "champion")
+        champion = resources.registry.current(resources.model, "champion")
         parent = resources.releases.open(champion.digest).lineage.dataset_version
         return {
             "champion": champion.digest,
@@ -63,7 +64,7 @@ def build_version(work: CycleWork, plan: Mapping[str, Any]) -> Mapping[str, Any]
         version = datasets.commit_version(name)
         difference = datasets.diff(plan["parent_version"], name)
         create_markdown_artifact(key="dataset-version", markdown=f"```\n{difference.to_text()}\n```")
-        return {"name": version.name, "digest": version.digest, "diff": difference.to_json()}
+        return {"name": version.name, "digest": version.digest, "diff": _counts(difference)}
 
     return work.cycle.stage("version", {"version": plan["version"], "parent": plan["parent_version"]}, build)
 
@@ -93,6 +94,16 @@ def lay_out(work: CycleWork, version: Mapping[str, Any], parent: str | None) -> 
         }
 
     return work.cycle.stage("layout", {"version": version["name"], "parent": parent}, layout)
+
+
+def _counts(difference: DatasetDiff) -> dict[str, Any]:
+    """What a reader of the cycle needs; the digests of every added image are in the version itself."""
+    return {
+        "before": difference.before,
+        "after": difference.after,
+        "splits": dict(difference.images_by_split),
+        "classes": dict(difference.objects_by_class),
+    }
 
 
 def next_version(names: list[str]) -> str:

@@ -75,8 +75,7 @@ class DemoFacts:
         return sorted([*self.steps, *cycle], key=lambda stage: stage.started_at)
 
     def ledger_verified(self) -> bool:
-        self.watch.resources.ledger.verify()
-        return True
+        return self.watch.resources.ledger.verify().intact
 
 
 @task(name="write report", timeout_seconds=600, **RETRYING)
@@ -357,7 +356,7 @@ def _dataset(facts: DemoFacts) -> page.DatasetDiff | None:
 
 def _ledger(resources: Resources) -> page.Ledger:
     entries = resources.ledger.entries(resources.model)
-    resources.ledger.verify()
+    check = resources.ledger.verify()
     return page.Ledger(
         tuple(
             page.LedgerEntry(
@@ -370,8 +369,8 @@ def _ledger(resources: Resources) -> page.Ledger:
             )
             for entry in entries
         ),
-        True,
-        f"all {len(entries)} hashes recomputed and equal",
+        check.intact,
+        f"all {len(entries)} hashes recomputed and equal" if check.intact else check.reason,
     )
 
 
@@ -386,7 +385,7 @@ def _links(resources: Resources, facts: DemoFacts) -> list[page.Link]:
             run = record.output["run_id"]
             experiment = resources.tracker.experiment_id
             links.append(page.Link("MLflow", title, f"{mlflow}/#/experiments/{experiment}/runs/{run}"))
-    datasets = resources.config.dataset.versions_path or resources.home / "datasets"
+    datasets = resources.datasets_path
     links.append(page.Link("Dataset", "history of versions", f"git -C {datasets} log --oneline --decorate"))
     links.append(page.Link("State", "logs of the stack", str(resources.home / "logs")))
     return links

@@ -6,7 +6,6 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_table_artifact
 
-from retrain.boxes import Annotations
 from retrain.evaluation.comparator import Comparison, compare
 from retrain.evaluation.evaluator import Evaluation, EvaluationItem, evaluate
 from retrain.evaluation.gate import GateRules, decide
@@ -82,9 +81,7 @@ def _test_items(work: CycleWork, name: str, parent: str) -> tuple[dict[str, list
             item.image,
             item.group,
             lambda item=item: decode(datasets.image_bytes(version, item)),  # type: ignore[misc]
-            Annotations.of(
-                [list(one.box) for one in item.objects], [one.class_index for one in item.objects]
-            ),
+            item.annotations,
         )
         for item in test
     ]

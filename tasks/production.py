@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,7 @@ class Production:
     resources: Resources
     observations: list[Observation] = field(default_factory=list)
 
-    def __enter__(self) -> "Production":
+    def __enter__(self) -> Self:
         from retrain.detector import Detector
 
         resources, settings = self.resources, self.resources.config
@@ -129,7 +130,7 @@ class BackgroundTraffic:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="traffic", daemon=True)
 
-    def __enter__(self) -> "BackgroundTraffic":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

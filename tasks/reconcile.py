@@ -34,10 +34,12 @@ def start_missing_cycles(resources: Resources) -> list[str]:
         )
     for crossing in waiting:
         attempt = attempts.get(crossing.id, 0) + 1
+        # A run that died before it opened its cycle used up no attempt; the period makes it a new run.
+        period = int(time.time() // max(orchestration.reconcile_after_s, 60))
         run_deployment(
             DEPLOYMENT,
             parameters={"trigger_id": crossing.id},
-            idempotency_key=f"{crossing.id}/attempt-{attempt}",
+            idempotency_key=f"{crossing.id}/attempt-{attempt}/{period}",
             timeout=0,
             as_subflow=False,
         )

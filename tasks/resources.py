@@ -72,7 +72,11 @@ class Resources:
     def datasets(self) -> "DatasetManager":
         from retrain.dataset.manager import DatasetManager
 
-        return DatasetManager(self.config.dataset.versions_path or self.home / "datasets")
+        return DatasetManager(self.datasets_path)
+
+    @property
+    def datasets_path(self) -> Path:
+        return self.config.dataset.versions_path or self.home / "datasets"
 
     @property
     def tracking_uri(self) -> str:
@@ -118,7 +122,8 @@ class Resources:
     def reviewer(self) -> Reviewer | None:
         if self.config.annotation.reviewer is None:
             return None
-        from retrain.simulation.annotators import SimulatedAnnotator, SimulatedReviewer
+        from retrain.simulation.annotators import SimulatedAnnotator
+        from retrain.simulation.reviewer import SimulatedReviewer
 
         simulation = self.config.simulation
         annotator = SimulatedAnnotator(

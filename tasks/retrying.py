@@ -1,4 +1,4 @@
-"""When a task is worth trying again: a server that does not answer may come back; nothing else gets better by itself."""
+"""When a task is worth trying again: a silent server may come back; nothing else gets better by itself."""
 
 from typing import Any
 

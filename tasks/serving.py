@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import get_run_logger, task
 
-from retrain.errors import PostConditionFailed
+from retrain.errors import NotFound, PostConditionFailed
 from retrain.serving.release import Lineage
 from retrain.serving.route import wait_until_served
 from tasks.cycle import CycleWork
@@ -27,13 +27,11 @@ def register_release(
         digest = resources.releases.publish(
             model_folder(resources, training), lineage, thresholds=resources.config.evaluation.confidence
         )
-        source = (resources.home / "cache" / "releases" / digest).as_uri()
-        resources.releases.fetch(digest)
         tags = {"retrain.dataset": version["name"], "retrain.cycle": work.cycle.id}
-        number = resources.registry.register(resources.model, digest, source, training["run_id"], tags)
-        resources.registry.set_challenger(
-            resources.model, digest, number, guard=work.cycle.check, now=time.time()
+        number = resources.registry.register(
+            resources.model, digest, training["model_uri"], training["run_id"], tags
         )
+        _name_challenger(work, digest, number)
         return {"digest": digest, "model_version": number}
 
     return work.cycle.stage("register", {"job": training["job_id"], "version": version["name"]}, register)
@@ -47,7 +45,7 @@ def serve_first(work: CycleWork, release: Mapping[str, Any]) -> Mapping[str, Any
         resources, digest = work.resources, release["digest"]
         record = resources.routes.initialise(resources.model, digest, time.time())
         _crown(work, expected=None, release=release)
-        _write_ledger(work, "champion.first", {"digest": digest, "model_version": release["model_version"]})
+        _write_ledger(work, "promoted", {"digest": digest, "model_version": release["model_version"]})
         return {"epoch": record.epoch, "revision": record.revision}
 
     return work.cycle.stage("serve", {"digest": release["digest"]}, serve)
@@ -66,7 +64,7 @@ def promote(
         resources, digest = work.resources, release["digest"]
         _write_ledger(
             work,
-            "promotion.decided",
+            "decided",
             {"digest": digest, "from": plan["champion"], "evidence": dict(evidence)},
         )
         replicas = _route_to(work, digest, plan)
@@ -77,7 +75,7 @@ def promote(
             "model_version": release["model_version"],
             "replicas": replicas,
         }
-        _write_ledger(work, "champion.promoted", payload)
+        _write_ledger(work, "promoted", payload)
         announce(
             "release.promoted", resources.model, work.cycle.id, {"digest": digest, "cycle_id": work.cycle.id}
         )
@@ -130,19 +128,33 @@ def _route_to(work: CycleWork, digest: str, plan: Mapping[str, Any]) -> list[str
             now=time.time(),
             guard=work.cycle.check,
         )
+        _write_ledger(work, "withdrawn", {"digest": digest, "back_to": plan["champion"]})
         raise
     return [replica.replica for replica in served]
 
 
+def _name_challenger(work: CycleWork, digest: str, version: str) -> None:
+    registry, model = work.resources.registry, work.resources.model
+    try:
+        before = registry.current(model, "challenger").digest
+    except NotFound:
+        before = None
+    _move_alias(work, "challenger", before, digest, version)
+
+
 def _crown(work: CycleWork, expected: str | None, release: Mapping[str, Any]) -> None:
+    _move_alias(work, "champion", expected, release["digest"], release["model_version"])
+
+
+def _move_alias(work: CycleWork, alias: str, expected: str | None, digest: str, version: str) -> None:
     work.resources.registry.move_alias(
         work.resources.model,
-        "champion",
-        expected,
-        release["digest"],
-        release["model_version"],
-        guard=work.cycle.check,
+        alias,
+        expected_digest=expected,
+        new_digest=digest,
+        new_version=version,
         now=time.time(),
+        check=work.cycle.check,
     )
 
 

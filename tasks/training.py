@@ -1,13 +1,13 @@
 """Trains a release candidate, once per cycle, with progress for Prefect, MLflow and whoever watches."""
 
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 
+from retrain.mlflow_integration.run import TrackedRun
 from retrain.training.result import EpochReport, TrainingResult
 from tasks.cycle import CycleWork
 from tasks.retrying import RETRYING
@@ -30,12 +30,11 @@ def train(
             gradient_accumulation=settings.gradient_accumulation,
         )
         request = _request(work, folders, initial_release, str(version["digest"]))
-        run_id = resources.tracker.run_for(
-            f"{work.cycle.id}/train", run_name=f"{work.cycle.id} on {version['name']}"
-        )
-        resources.tracker.log_params(run_id, {**_loggable(request), "dataset": version["name"]})
-        result = orchestrator.train(request, on_epoch=_Progress(work, run_id))
-        return _record(work, result, run_id)
+        run = resources.tracker.run_for(f"{work.cycle.id}/train", f"{work.cycle.id} on {version['name']}")
+        run.log_params(_loggable(request))
+        run.log_dataset(version["name"], version["digest"], str(resources.datasets_path))
+        result = orchestrator.train(request, on_epoch=_Progress(work, run))
+        return _record(work, result, run)
 
     inputs = {"version": version["name"], "digest": version["digest"], "initial_release": initial_release}
     return work.cycle.stage("train", inputs, run)
@@ -72,8 +71,8 @@ def _request(
 class _Progress:
     """Writes each epoch where it is looked for: the journal, MLflow and a Prefect progress artifact."""
 
-    def __init__(self, work: CycleWork, run_id: str) -> None:
-        self._work, self._run_id = work, run_id
+    def __init__(self, work: CycleWork, run: TrackedRun) -> None:
+        self._work, self._run = work, run
         self._artifact = create_progress_artifact(progress=0.0, description=f"training for {work.cycle.id}")
 
     def __call__(self, report: EpochReport) -> None:
@@ -83,12 +82,11 @@ class _Progress:
         metrics = {f"train/{name}": value for name, value in report.losses.items()}
         metrics |= {"val/map50": report.map50, "val/map50_95": report.map50_95, "lr": report.lr}
         metrics |= {"epoch_seconds": report.seconds, "images_per_s": report.images_per_s}
-        resources.tracker.log_batch(self._run_id, metrics, step=report.epoch)
+        self._run.log_metrics(metrics, step=report.epoch)
         update_progress_artifact(self._artifact, progress=100.0 * report.epoch / report.epochs)  # type: ignore[arg-type]
 
 
-def _record(work: CycleWork, result: TrainingResult, run_id: str) -> dict[str, Any]:
-    resources = work.resources
+def _record(work: CycleWork, result: TrainingResult, run: TrackedRun) -> dict[str, Any]:
     create_table_artifact(
         key="training-epochs",
         table=[
@@ -102,20 +100,18 @@ def _record(work: CycleWork, result: TrainingResult, run_id: str) -> dict[str, A
         ],
         description=f"Validation scores of job {result.job_id}, best epoch {result.best.epoch}.",
     )
-    resources.tracker.log_artifacts(run_id, _model_files(result.model_folder), "model")
-    resources.tracker.finish(run_id)
+    model_uri = run.log_model(result.model_folder)
+    run.finish()
     return {
         "job_id": result.job_id,
-        "model_folder": str(result.model_folder.relative_to(resources.home)),
+        "model_folder": str(result.model_folder.relative_to(work.resources.home)),
         "weights_sha256": result.weights_sha256,
-        "run_id": run_id,
+        "run_id": run.id,
+        "model_uri": model_uri,
         "epochs": [report.to_json() for report in result.epochs],
         "best_epoch": result.best.epoch,
+        "train_images": result.resolved["images"],
     }
-
-
-def _model_files(folder: Path) -> Sequence[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file())
 
 
 def _loggable(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,9 @@ class Comparison:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Comparison":
         numbers = ("champion", "challenger", "difference", "low", "high")
-        return cls(**{**data, **{name: float("nan") if data[name] is None else data[name] for name in numbers}})
+        return cls(
+            **{**data, **{name: float("nan") if data[name] is None else data[name] for name in numbers}}
+        )
 
 
 def compare(
@@ -89,10 +91,12 @@ def compare(
     low = high = float("nan")
     problem = _problem(before, after, n_groups)
     if problem is None:
-        weights = np.random.default_rng(seed).multinomial(n_groups, np.full(n_groups, 1 / n_groups), resamples)
+        weights = np.random.default_rng(seed).multinomial(
+            n_groups, np.full(n_groups, 1 / n_groups), resamples
+        )
         drawn = [curve.mean(weights, _THRESHOLDS[metric]) for curve in curves]
         low, high, problem = _interval(drawn[1] - drawn[0], level, n_groups)
-    verdict, reason = ("invalid", problem) if problem else _verdict(after - before, low, high, metric, level)
+    verdict, reason = _verdict(after - before, low, high, metric, level, problem)
     return Comparison(
         metric, before, after, after - before, low, high, level,
         len(champion.image_ids), n_groups, resamples, RESAMPLING, verdict, reason,
@@ -110,7 +114,9 @@ def _check_pair(champion: Evaluation, challenger: Evaluation) -> None:
         raise BadInput("There is no image to compare on; check the slice.")
     for image_id, a, b in zip(champion.image_ids, champion.matches, challenger.matches, strict=True):
         if not np.array_equal(a.truth_classes, b.truth_classes):
-            raise BadInput(f"The truth of image {image_id} differs between the two evaluations; evaluate both again.")
+            raise BadInput(
+                f"The truth of image {image_id} differs between the two evaluations; evaluate both again."
+            )
 
 
 def _once(n_groups: int) -> IntArray:
@@ -140,12 +146,16 @@ def _interval(differences: FloatArray, level: float, n_groups: int) -> tuple[flo
     return float(low), float(high), None
 
 
-def _verdict(difference: float, low: float, high: float, metric: str, level: float) -> tuple[Verdict, str]:
+def _verdict(
+    difference: float, low: float, high: float, metric: str, level: float, problem: str | None
+) -> tuple[Verdict, str]:
+    if problem is not None:
+        return "invalid", problem
     said = f"{metric} changed by {difference:+.3f}, {level:.0%} interval {low:+.3f} to {high:+.3f}"
     if low > 0:
         return "better", f"{said}: better."
     if high < 0:
         return "worse", f"{said}: worse."
     if low <= 0 <= high:
-        return "inconclusive", f"{said}: it contains zero, so neither is shown to be better."
+        return "inconclusive", f"{said}: it contains zero, so no difference is shown."
     return "invalid", f"{said}: not a usable interval."

@@ -100,7 +100,9 @@ class Evaluation:
         except FileNotFoundError as error:
             raise NotFound(f"No evaluation at {path}; run the evaluate stage first.") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{path} is not a stored evaluation ({error}); delete it and evaluate again.") from error
+            raise BadInput(
+                f"{path} is not a stored evaluation ({error}); delete it and evaluate again."
+            ) from error
 
 
 def evaluate(
@@ -169,5 +171,7 @@ def _write_whole(path: Path, data: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         if error.errno == errno.ENOSPC:
-            raise StorageFull(errno.ENOSPC, f"No space left in {path.parent}; free some and repeat.") from error
+            raise StorageFull(
+                errno.ENOSPC, f"No space left in {path.parent}; free some and repeat."
+            ) from error
         raise

@@ -54,7 +54,7 @@ def decide(comparisons: Mapping[str, Comparison], rules: GateRules) -> GateDecis
     findings += [_protected(name, comparisons.get(name), margin) for name, margin in rules.margins.items()]
     found = {verdict for verdict, _ in findings}
     gravest_first: tuple[Verdict, ...] = ("invalid", "worse", "inconclusive", "better")
-    overall = next((verdict for verdict in gravest_first if verdict in found), "invalid")
+    overall = next(verdict for verdict in gravest_first if verdict in found)
     return GateDecision(overall, overall == "better", tuple(reason for _, reason in findings))
 
 
@@ -88,7 +88,13 @@ def _unusable(comparison: Comparison | None) -> str | None:
         return "it was not compared."
     if comparison.verdict == "invalid":
         return comparison.reason
-    numbers = (comparison.champion, comparison.challenger, comparison.difference, comparison.low, comparison.high)
+    numbers = (
+        comparison.champion,
+        comparison.challenger,
+        comparison.difference,
+        comparison.low,
+        comparison.high,
+    )
     if not all(isfinite(number) for number in numbers) or comparison.low > comparison.high:
         return f"its interval is {comparison.low} to {comparison.high}."
     if comparison.n_groups < MIN_GROUPS or comparison.n_images < 1:

@@ -104,7 +104,9 @@ def match(detections: Detections, truth: Annotations) -> ImageMatch:
         BadInput: a box or score that is not a number, which would poison every later sum.
     """
     if not (np.isfinite(detections.boxes).all() and np.isfinite(detections.scores).all()):
-        raise BadInput("A detection has a box or score that is not finite; the model's output cannot be scored.")
+        raise BadInput(
+            "A detection has a box or score that is not finite; the model's output cannot be scored."
+        )
     kept, hits = [np.zeros(0, dtype=np.int64)], [np.zeros((0, len(IOU_THRESHOLDS)), dtype=bool)]
     for class_index in np.unique(detections.classes):
         found = np.flatnonzero(detections.classes == class_index)
@@ -114,7 +116,9 @@ def match(detections: Detections, truth: Annotations) -> ImageMatch:
         kept.append(found)
         hits.append(_greedy(iou_matrix(detections.boxes[found], objects)))
     index = np.concatenate(kept)
-    return ImageMatch(detections.classes[index], detections.scores[index], np.concatenate(hits), truth.classes)
+    return ImageMatch(
+        detections.classes[index], detections.scores[index], np.concatenate(hits), truth.classes
+    )
 
 
 def summarise(
@@ -126,7 +130,9 @@ def summarise(
         weights: how often each image counts, shape (len(matches),); each once when not given.
         confidence: detections below it do not enter precision, recall and F1 (they do enter mAP).
     """
-    times = np.ones(len(matches), dtype=np.int64) if weights is None else _checked_weights(weights, len(matches))
+    times = (
+        np.ones(len(matches), dtype=np.int64) if weights is None else _checked_weights(weights, len(matches))
+    )
     ap = AveragePrecision(matches, n_classes).resampled(times[None, :], IOU_THRESHOLDS)[0]
     true_positives, made, objects = _counts(matches, times, confidence)
     return MetricSummary(
@@ -231,7 +237,9 @@ def _pool(matches: Sequence[ImageMatch], class_index: int, units: IntArray) -> _
         ]
     )
     unit = np.repeat(units, [int(own.sum()) for own in chosen]).astype(np.int64)
-    truths = np.array([np.count_nonzero(item.truth_classes == class_index) for item in matches], dtype=np.int64)
+    truths = np.array(
+        [np.count_nonzero(item.truth_classes == class_index) for item in matches], dtype=np.int64
+    )
     n_units = int(units.max()) + 1 if len(units) else 0
     # COCO sorts with mergesort, so equal scores keep the order of the images.
     order = np.argsort(-scores, kind="stable")
@@ -252,7 +260,9 @@ def _class_ap(pool: _ClassPool, weights: IntArray, columns: IntArray) -> FloatAr
     for position, column in enumerate(columns):
         at = np.flatnonzero(pool.hits[:, column])
         if len(at):
-            result[:, position] = _interpolated(np.cumsum(each[at], axis=0, dtype=np.int32), made[at], n_objects)
+            result[:, position] = _interpolated(
+                np.cumsum(each[at], axis=0, dtype=np.int32), made[at], n_objects
+            )
     result[n_objects == 0] = np.nan
     return result
 
@@ -274,7 +284,11 @@ def _counts(matches: Sequence[ImageMatch], times: IntArray, confidence: float) -
     hits = [np.count_nonzero(item.hits[item.scores >= confidence, 0]) for item in matches]
     made = [np.count_nonzero(item.scores >= confidence) for item in matches]
     objects = [len(item.truth_classes) for item in matches]
-    return int(times @ np.array(hits, int)), int(times @ np.array(made, int)), int(times @ np.array(objects, int))
+    return (
+        int(times @ np.array(hits, int)),
+        int(times @ np.array(made, int)),
+        int(times @ np.array(objects, int)),
+    )
 
 
 def _mean_defined(values: FloatArray) -> FloatArray:

@@ -1,4 +1,9 @@
-"""What happens to a camera's picture when its surroundings change; its boxes stay where they are."""
+"""What happens to a camera's picture when its surroundings change; its boxes stay where they are.
+
+Calibrated with one YOLOv8n (160 px, 600 clean frames, 9 epochs from scratch). mAP50 on frames written with
+digits of the test pool: 0.93 clean on the drifting cameras, 0.56 under `moderate`, 0.002 under `blinding`. Five
+epochs more on 300 old and 201 (slightly more) drifted frames with true labels: 0.94 clean, 0.94 under `moderate`.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -45,13 +50,13 @@ class Drift:
 
 def _moderate(rng: Rng, image: NDArray[np.uint8], strength: int) -> NDArray[np.uint8]:
     # Every frame is hit a little differently, so that one fix does not fit all.
-    strength = strength * int(rng.randint(200, 313)) // 256
+    strength = strength * int(rng.randint(224, 289)) // 256
     pixels = image.astype(np.int32)
     for _ in range(strength * 3 // 256):
         pixels = _blur(pixels)
-    pixels = _towards_negative(pixels, strength * 80 // 256)
-    pixels = pixels * max(256 - strength * 150 // 256, 24) // 256
-    pixels += noise_field(rng, image.shape[0])[: image.shape[0], : image.shape[1], None] * strength // 1024
+    pixels = _towards_negative(pixels, min(strength * 65 // 256, 112))
+    pixels = pixels * max(256 - strength * 142 // 256, 24) // 256
+    pixels += noise_field(rng, len(image))[:, :, None] * (strength * 20 // 256) // 256
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 

@@ -1,10 +1,9 @@
 """Bytes by key: a folder on one machine, or a bucket of any S3-compatible store, behind one interface.
 
-Keys are relative paths of letters, digits and `. _ = + @ -`. Never use one key as the folder of another (`a` and
-`a/b`): a folder refuses it and S3 servers differ.
+Keys are relative paths of letters, digits and `. _ = + @ -`. Never use one key as the folder of another
+(`a` and `a/b`): a folder refuses it and S3 servers differ.
 """
 
-import errno
 import hashlib
 import os
 import re
@@ -18,6 +17,7 @@ from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
 
 from retrain.errors import BadInput, ConfigError, NotFound, PostConditionFailed, StorageFull, Unavailable
+from retrain.storage.files import beside, disk_errors, whole_file
 
 _SEGMENT = r"[A-Za-z0-9_=+@-][A-Za-z0-9._=+@-]{0,199}"
 _KEY = re.compile(rf"{_SEGMENT}(/{_SEGMENT})*")
@@ -26,10 +26,11 @@ _DAY_S = 86_400
 
 
 class BlobStore(Protocol):
-    """A put is all or nothing: a reader, and a process that comes after a crash, sees the old or the new bytes.
+    """A put is all or nothing: readers, also those after a crash, see the old bytes or the new ones.
 
-    Any number of threads and processes may use one store; the last of two simultaneous puts wins. Every method
-    raises `BadInput` for a malformed key and `Unavailable` when the store does not answer or permit.
+    Any number of threads and processes may use one store. Of two simultaneous puts of other bytes to one
+    key the last wins, and the first may be told so (`PostConditionFailed`, where puts are read back). Every
+    method raises `BadInput` for a malformed key and `Unavailable` when the store does not answer or permit.
     """
 
     def put(self, key: str, data: bytes) -> None:
@@ -60,7 +61,7 @@ class LocalBlobs:
         self.root = root.absolute()
         # Half-written files live here, out of the way of `keys`; a leading dot is never a key.
         self._incoming = self.root / ".incoming"
-        with _disk_errors(self.root):
+        with disk_errors(self.root):
             self._incoming.mkdir(parents=True, exist_ok=True)
             for left in self._incoming.iterdir():
                 if left.stat().st_mtime < time.time() - _DAY_S:
@@ -72,14 +73,14 @@ class LocalBlobs:
             file.write(data)
 
     def get(self, key: str) -> bytes:
-        with self._open(key) as file, _disk_errors(self.root):
+        with self._open(key) as file, disk_errors(self.root):
             return file.read()
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
 
     def delete(self, key: str) -> None:
-        with _disk_errors(self.root):
+        with disk_errors(self.root):
             if self.exists(key):
                 self._path(key).unlink(missing_ok=True)
 
@@ -95,7 +96,7 @@ class LocalBlobs:
             shutil.copyfileobj(source, file, _PART_BYTES)
 
     def fetch(self, key: str, target: Path) -> None:
-        with self._open(key) as source, _whole_file(target, _beside(target)) as file:
+        with self._open(key) as source, whole_file(target, beside(target)) as file:
             shutil.copyfileobj(source, file, _PART_BYTES)
 
     def _path(self, key: str) -> Path:
@@ -114,7 +115,7 @@ class LocalBlobs:
 
     @contextmanager
     def _arriving(self, target: Path) -> Iterator[IO[bytes]]:
-        with _whole_file(target, self._incoming / f"{os.getpid()}-{secrets.token_hex(8)}") as file:
+        with whole_file(target, self._incoming / f"{os.getpid()}-{secrets.token_hex(8)}") as file:
             yield file
 
     def _walk(self, folder: str) -> Iterator[str]:
@@ -197,7 +198,7 @@ class S3Blobs:
     def fetch(self, key: str, target: Path) -> None:
         with self._errors(key) as client:
             body = client.get_object(Bucket=self._bucket, Key=self._full(key))["Body"]
-            with body, _whole_file(target, _beside(target)) as file:
+            with body, whole_file(target, beside(target)) as file:
                 shutil.copyfileobj(body, file, _PART_BYTES)
 
     def _full(self, key: str) -> str:
@@ -214,7 +215,8 @@ class S3Blobs:
             stored.update(chunk)
         if stored.hexdigest() != sha256:
             raise PostConditionFailed(
-                f"{self._where()} holds other bytes for {key!r} than were just put: another writer, or a broken store."
+                f"{self._where()} holds other bytes for {key!r} than were just put: "
+                "another process wrote it at the same time, or the store is broken."
             )
 
     def _client(self) -> Any:
@@ -276,9 +278,11 @@ class S3Blobs:
                 raise NotFound(f"There is no blob {key!r} in {self._where()}.") from error
             if error.response["ResponseMetadata"].get("HTTPStatusCode") == 507:
                 raise StorageFull(f"{self._where()} has no space left for {key!r}.") from error
-            raise Unavailable(f"{self._where()} refused {key!r}: {error}.") from error
+            raise Unavailable(f"{self._where()} refused {key!r}: {_without_login(str(error))}.") from error
         except (BotoCoreError, Boto3Error) as error:
-            raise Unavailable(f"{self._where()} does not answer for {key!r}: {error}.") from error
+            raise Unavailable(
+                f"{self._where()} does not answer for {key!r}: {_without_login(str(error))}."
+            ) from error
 
 
 def open_blobs(url: str) -> BlobStore:
@@ -309,59 +313,6 @@ def _source(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _beside(target: Path) -> Path:
-    return target.with_name(f".{target.name[:100]}.{secrets.token_hex(8)}.partial")
-
-
-@contextmanager
-def _whole_file(target: Path, temporary: Path) -> Iterator[IO[bytes]]:
-    """A file to write that becomes `target`, durably, when the block ends well, and vanishes otherwise."""
-    with _disk_errors(target.parent):
-        _make_folder(target.parent)
-        try:
-            with temporary.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(target.parent)
-
-
-def _make_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    # A new name is durable only once its folder is.
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _disk_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise StorageFull(
-                f"No space left in {folder}; nothing was written. Free some space and retry."
-            ) from error
-        if error.errno in {errno.EISDIR, errno.ENOTDIR, errno.EEXIST}:
-            raise BadInput(f"One key is a folder of another under {folder}: {error.filename}.") from error
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOENT, errno.ESTALE}:
-            raise Unavailable(f"Cannot use the folder {folder}: {error.strerror}.") from error
-        raise
-
-
 def _md5(data: bytes) -> str:
     # S3 names objects by MD5; nothing here relies on it being hard to forge.
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
@@ -380,6 +331,6 @@ def _fingerprints(file: IO[bytes]) -> tuple[int, set[str], str]:
     return size, {whole.hexdigest(), f"{_md5(b''.join(parts))}-{len(parts)}"}, sha256.hexdigest()
 
 
-def _without_login(url: str) -> str:
-    parsed = urlsplit(url)
-    return parsed._replace(netloc=parsed.netloc.rpartition("@")[2], query="").geturl()
+def _without_login(text: str) -> str:
+    """Text with `user:password@` taken out of every URL in it."""
+    return re.sub(r"//[^/\s@]*@", "//", text)

@@ -1,4 +1,4 @@
-"""What happened, in order, written once: the append-only record that a run repeated after a crash cannot double."""
+"""What happened, in order: the append-only record that a run repeated after a crash cannot double."""
 
 import json
 from collections.abc import Mapping

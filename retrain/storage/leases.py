@@ -1,4 +1,4 @@
-"""At most one holder per name, across processes and machines, with a fencing token that outlives every holder."""
+"""At most one holder per name, across processes and hosts, with a fencing token that outlives every holder."""
 
 import hashlib
 import logging
@@ -24,14 +24,21 @@ logger = logging.getLogger(__name__)
 
 
 class Lease:
-    """Held from `LeaseManager.acquire` until `release`, the end of its `with` block, or the end of the process.
+    """Held from `LeaseManager.acquire` until `release`, the end of its `with` block, or of the process.
 
-    A thread renews it every third of its time to live. That makes losing it unlikely, not impossible (a machine
-    can sleep), so every write that must not be done by two holders calls `check` in its own transaction.
+    A thread renews it every third of its time to live. That makes losing it unlikely, not impossible (a
+    host can sleep), so every write that must not be done by two holders calls `check` in its transaction.
     """
 
     def __init__(
-        self, state: StateStore, clock: Callable[[], float], name: str, holder: str, token: int, ttl_s: float
+        self,
+        state: StateStore,
+        clock: Callable[[], float],
+        *,
+        name: str,
+        holder: str,
+        token: int,
+        ttl_s: float,
     ) -> None:
         self.name = name
         self.token = token
@@ -60,7 +67,8 @@ class Lease:
             self._lost.set()
             newest = "nobody" if row is None or not row.holder else f"{_who(row.holder)}, token {row.token}"
             raise LeaseLost(
-                f"cycle lease {self.name!r} with token {self.token} is no longer ours (held by {newest}); stop."
+                f"cycle lease {self.name!r} with token {self.token} is no longer ours "
+                f"(held by {newest}); stop."
             )
 
     def renew(self) -> None:
@@ -137,8 +145,9 @@ class LeaseManager:
             now = self._clock()
             if row is not None and not _is_free(row, now):
                 raise Conflict(
-                    f"cycle lease {name!r} is active: held by {_who(row.holder)} until {_when(row.expires_at)} "
-                    f"unless renewed (token {row.token}); wait for it or stop that process."
+                    f"cycle lease {name!r} is active: held by {_who(row.holder)} "
+                    f"until {_when(row.expires_at)} unless renewed (token {row.token}); "
+                    "wait for it or stop that process."
                 )
             token = row.token + 1 if row is not None else 1
             values = {"holder": holder, "token": token, "expires_at": now + ttl_s}
@@ -146,7 +155,7 @@ class LeaseManager:
                 connection.execute(insert(leases).values(name=name, **values))
             else:
                 connection.execute(update(leases).where(leases.c.name == name).values(values))
-        return Lease(self._state, self._clock, name, holder, token, ttl_s)
+        return Lease(self._state, self._clock, name=name, holder=holder, token=token, ttl_s=ttl_s)
 
 
 def _is_free(row: Row[tuple[str, str, int, float]], now: float) -> bool:
@@ -183,10 +192,10 @@ def _started(process: psutil.Process) -> str:
 
 
 def _host() -> str:
-    """This host's name, with a mark that differs between containers and boots, whose process ids mean nothing here."""
+    """Name of the host, with a mark of its boot and container: elsewhere a process id means nothing."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
-        mark = boot + os.readlink("/proc/self/ns/pid")
+        mark = boot + str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         return socket.gethostname()
     return f"{socket.gethostname()}/{hashlib.blake2b(mark.encode(), digest_size=4).hexdigest()}"

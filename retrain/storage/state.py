@@ -2,9 +2,9 @@
 
 The contract is the same on both:
 
-* One writer at a time per database. `write()` waits for its turn (up to 30 s) *before* the first statement, so
-  whatever it reads stays true until it commits. There are no serialisation failures, hence nothing to retry;
-  keep the block short and free of network calls, because every other writer waits for it.
+* One writer at a time per database. `write()` waits for its turn (up to 30 s) *before* the first statement,
+  so whatever it reads stays true until it commits. There are no serialisation failures, hence nothing to
+  retry; keep the block short and free of network calls, because every other writer waits for it.
 * `read()` sees one committed state, never waits for a writer and never delays one. It cannot write.
 * A block that raises leaves nothing behind. `Unavailable` raised at the very end may hide a commit that did
   happen (a dropped connection), so what runs inside must be safe to run again.

@@ -1,6 +1,7 @@
 """Images and labels for training, read strictly and without writing anything beside them."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from retrain.training.ultralytics_parts import (
     exif_size,
     get_cfg,
 )
+
+_READERS = 4
 
 
 class LabelledImages(YOLODataset):
@@ -44,12 +47,26 @@ class LabelledImages(YOLODataset):
     def get_labels(self) -> list[dict[str, Any]]:
         return [self._entry(Path(path)) for path in self.im_files]
 
+    def load_image(self, i: int, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().load_image(i, *args, **kwargs)
+        except FileNotFoundError as error:
+            raise BadInput(f"{self.im_files[i]} is missing or cut short; fetch it again.") from error
+
+    def cache_images(self) -> None:
+        """Decode all images now, without the progress bar that cannot be switched off."""
+        with ThreadPoolExecutor(_READERS) as readers:
+            loaded = list(readers.map(self.load_image, range(self.ni)))
+        self.im_hw0, self.im_hw = [item[1] for item in loaded], [item[2] for item in loaded]
+        self.ims = self._ImageCache([item[0] for item in loaded])
+
     def _entry(self, path: Path) -> dict[str, Any]:
         rows = read_labels(path.parents[1] / "labels" / f"{path.stem}.txt", len(self.data["names"]))
         try:
             with Image.open(path) as image:
                 width, height = exif_size(image)
-        except (UnidentifiedImageError, OSError) as error:
+        # Ultralytics replaces Image.open by one that looks for a HEIF plugin when nothing else can read the file.
+        except (UnidentifiedImageError, ImportError, OSError) as error:
             raise BadInput(f"{path} cannot be read as an image ({error}).") from error
         return {
             "im_file": str(path),

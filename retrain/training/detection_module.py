@@ -18,11 +18,13 @@ from retrain.training.ema import MovingAverage
 from retrain.training.job import TrainingJob
 from retrain.training.lr_schedule import LearningRateScheduler, StepSettings
 from retrain.training.request import OPTIMIZERS
-from retrain.training.ultralytics_parts import BaseTrainer, Detect, DetectionModel, yaml_model_load
+from retrain.training.ultralytics_parts import BaseTrainer, DetectionModel, yaml_model_load
 from retrain.training.validation import Validation
 from retrain.training.weights import portable_architecture
 
 _CLIP_NORM = 10.0
+# Heads of other tasks derive from these, so the exact type is asked for.
+_HEADS = {"Detect", "v10Detect"}
 
 
 def build_model(job: TrainingJob, data: DetectionData) -> DetectionModel:
@@ -39,9 +41,7 @@ def build_model(job: TrainingJob, data: DetectionData) -> DetectionModel:
             f"model {request.model!r} is not an Ultralytics architecture; try 'yolov8n'."
         ) from error
     model = DetectionModel({**architecture, "channels": 3}, ch=3, nc=len(request.classes), verbose=False)
-    if type(model.model[-1]).__name__ not in {"Detect", "v10Detect"} or not isinstance(
-        model.model[-1], Detect
-    ):
+    if type(model.model[-1]).__name__ not in _HEADS:
         raise ConfigError(f"model {request.model!r} does not detect boxes; try 'yolov8n'.")
     model.nc, model.names, model.args = len(request.classes), data.description["names"], data.arguments
     if request.initial_weights is not None:
@@ -74,6 +74,7 @@ class DetectionModule(LightningModule):
 
     def __init__(
         self,
+        *,
         model: DetectionModel,
         job: TrainingJob,
         data: DetectionData,
@@ -192,7 +193,7 @@ class DetectionModule(LightningModule):
     def on_validation_epoch_start(self) -> None:
         self._validation.start(self._average.model)
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def validation_step(self, batch: dict[str, Any]) -> None:
         self._validation.step(self._average.model, batch)
 
     def on_validation_epoch_end(self) -> None:

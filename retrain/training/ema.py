@@ -30,14 +30,14 @@ class MovingAverage(Callback):
         assert self._average is not None
         return {"weights": cpu_copy(self.model.state_dict()), "updates": self._average.updates}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, _trainer: Trainer, pl_module: LightningModule) -> None:
         # The model is on its device by now, so the copy is too.
         self._average = ModelEMA(pl_module.model)
         if self._saved is not None:
             self.model.load_state_dict(self._saved["weights"])
             self._average.updates = self._saved["updates"]
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, _trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if pl_module.stepped:
             assert self._average is not None
             self._average.update(pl_module.model)

@@ -121,7 +121,7 @@ def _accumulate(request: TrainingRequest, gradient_accumulation: int) -> int:
     accumulate = max(round(request.nominal_batch / request.batch_size), 1)
     if gradient_accumulation not in {1, accumulate}:
         raise ConfigError(
-            f"gradient_accumulation is {gradient_accumulation}, but nominal_batch {request.nominal_batch} with "
-            f"batch_size {request.batch_size} means {accumulate}; leave one of them out."
+            f"gradient_accumulation is {gradient_accumulation}, but nominal_batch {request.nominal_batch} and "
+            f"batch_size {request.batch_size} mean {accumulate}; leave one of them out."
         )
     return accumulate

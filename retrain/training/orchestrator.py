@@ -5,13 +5,10 @@ from retrain import environment
 
 environment.prepare()
 
-import logging
 import os
 import shutil
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from retrain.detector import Detector, StoredModel
 from retrain.errors import BadInput, ConfigError, Conflict, NotFound, PostConditionFailed, Unavailable
 from retrain.training import durable
 from retrain.training.checkpoints import CheckpointManager
+from retrain.training.console import quiet
 from retrain.training.data import DetectionData
 from retrain.training.detection_module import DetectionModule, build_model
 from retrain.training.early_stopping import EarlyStopping, best_epoch
@@ -33,7 +31,7 @@ from retrain.training.recorder import EpochRecorder, OnEpoch
 from retrain.training.reproducible import reproducible
 from retrain.training.request import TrainingRequest
 from retrain.training.result import EpochReport, TrainingResult
-from retrain.training.ultralytics_parts import LOGGER, ULTRALYTICS_VERSION
+from retrain.training.ultralytics_parts import ULTRALYTICS_VERSION
 from retrain.training.validation import Validation
 from retrain.training.weights import write_model_folder
 
@@ -94,7 +92,7 @@ class TrainingOrchestrator:
         job = self._job(config)
         self._work_dir.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(job.lock, timeout=0), _quiet():
+            with FileLock(job.lock, timeout=0), quiet():
                 return self._finished(job) or self._train(job, on_epoch or (lambda _: None))
         except Timeout as error:
             raise Conflict(f"Training job {job.id} is running in another process; wait for it.") from error
@@ -119,6 +117,8 @@ class TrainingOrchestrator:
             # Training is repeatable, so a damaged model is made again.
             shutil.rmtree(job.folder)
             return None
+        # Left when the process was killed between the two.
+        CheckpointManager(job.checkpoints).clear()
         return TrainingResult.from_json(stored, job.model_folder)
 
     def _train(self, job: TrainingJob, on_epoch: OnEpoch) -> TrainingResult:
@@ -132,13 +132,18 @@ class TrainingOrchestrator:
             if saved is not None:
                 on_epoch(EpochReport.from_json(saved[1]["reports"][-1]))
             if saved is None or not saved[1]["finished"]:
-                self._fit(job, data, model, validation, checkpoints, saved, on_epoch)
+                self._fit(
+                    job, data, model, validation, saved=saved, checkpoints=checkpoints, on_epoch=on_epoch
+                )
             last = checkpoints.newest_good()
             if last is None or not last[1]["finished"]:
                 raise PostConditionFailed(
                     f"Training job {job.id} ended without a last checkpoint; call train again."
                 )
-            result = self._release(job, data, validation, last[1], None if saved is None else saved[0])
+            resumed_from = None if saved is None else saved[0]
+            result = self._release(
+                job, data, model.yaml, validation, state=last[1], resumed_from=resumed_from
+            )
         checkpoints.clear()
         return result
 
@@ -148,19 +153,34 @@ class TrainingOrchestrator:
         data: DetectionData,
         model: Any,
         validation: Validation,
-        checkpoints: CheckpointManager,
+        *,
         saved: tuple[int, dict[str, Any]] | None,
+        checkpoints: CheckpointManager,
         on_epoch: OnEpoch,
     ) -> None:
         first, state = saved or (0, None)
         if state is not None:
             model.load_state_dict(state["model"])
         average = MovingAverage(state["average"] if state else None)
-        module = DetectionModule(model, job, data, average, validation, state, first)
+        module = DetectionModule(
+            model=model,
+            job=job,
+            data=data,
+            average=average,
+            validation=validation,
+            resume=state,
+            first_epoch=first,
+        )
         data.train.before_epoch(lambda: data.start_epoch(module.epoch))
-        stopping = EarlyStopping(job.request.patience)
         recorder = EpochRecorder(
-            checkpoints, average, stopping, job.request.epochs, data.images, on_epoch, self._clock, state
+            checkpoints=checkpoints,
+            average=average,
+            stopping=EarlyStopping(job.request.patience),
+            epochs=job.request.epochs,
+            images=data.images,
+            on_epoch=on_epoch,
+            clock=self._clock,
+            saved=state,
         )
         # Only the remaining epochs are asked for: every schedule is a function of the job's own epoch, so nothing
         # of Lightning's progress needs to be restored.
@@ -186,14 +206,15 @@ class TrainingOrchestrator:
         self,
         job: TrainingJob,
         data: DetectionData,
+        architecture: dict[str, Any],
         validation: Validation,
+        *,
         state: dict[str, Any],
         resumed_from: int | None,
     ) -> TrainingResult:
         reports = [EpochReport.from_json(report) for report in state["reports"]]
         best = reports[best_epoch([report.map50_95 for report in reports])]
         request = job.request
-        architecture = build_model(job, data).yaml
         digest = write_model_folder(
             job.model_folder, StoredModel(architecture, request.classes, request.image_size, state["best"])
         )
@@ -252,19 +273,3 @@ def _resolved(job: TrainingJob, data: DetectionData, device: str) -> dict[str, A
         "lightning": lightning.__version__,
         "ultralytics": ULTRALYTICS_VERSION,
     }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Neither library talks on the console while a job runs; errors are raised, not logged."""
-    loggers = [LOGGER, logging.getLogger("lightning.pytorch"), logging.getLogger("lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -32,6 +32,7 @@ class EpochRecorder(Callback):
 
     def __init__(
         self,
+        *,
         checkpoints: CheckpointManager,
         average: MovingAverage,
         stopping: EarlyStopping,
@@ -48,10 +49,10 @@ class EpochRecorder(Callback):
         self._best: dict[str, torch.Tensor] = saved["best"] if saved else {}
         self._started = self._trained = 0.0
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, *_: Any) -> None:
         self._started = self._clock()
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, *_: Any) -> None:
         self._trained = self._clock()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

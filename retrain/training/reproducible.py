@@ -4,9 +4,13 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+
+# Typed as a plain module, but its switches are properties.
+_memory: Any = torch.utils.deterministic
 
 
 def seed_everything(seed: int) -> None:
@@ -29,7 +33,7 @@ def reproducible(seed: int, threads: int) -> Iterator[None]:
     """Seed, fix the thread count and ask for deterministic kernels; restore the process's own state at the end."""
     python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     old_threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    cudnn, fill = torch.backends.cudnn.deterministic, torch.utils.deterministic.fill_uninitialized_memory
+    cudnn, fill = torch.backends.cudnn.deterministic, _memory.fill_uninitialized_memory
     # cuBLAS reads it once, when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
@@ -37,11 +41,11 @@ def reproducible(seed: int, threads: int) -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(mode=True, warn_only=True)
         torch.backends.cudnn.deterministic = True
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        _memory.fill_uninitialized_memory = False
         seed_everything(seed)
         yield
     finally:
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        _memory.fill_uninitialized_memory = fill
         torch.backends.cudnn.deterministic = cudnn
         torch.use_deterministic_algorithms(mode=deterministic)
         torch.set_num_threads(old_threads)

@@ -15,7 +15,6 @@ from ultralytics.data.dataset import YOLODataset
 from ultralytics.data.utils import IMG_FORMATS, exif_size
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.detect import DetectionValidator
-from ultralytics.nn.modules import Detect
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from ultralytics.utils import LOGGER, IterableSimpleNamespace, nms
 from ultralytics.utils.torch_utils import ModelEMA
@@ -25,7 +24,6 @@ __all__ = [
     "LOGGER",
     "ULTRALYTICS_VERSION",
     "BaseTrainer",
-    "Detect",
     "DetectionModel",
     "DetectionValidator",
     "IterableSimpleNamespace",

@@ -51,9 +51,17 @@ def portable_architecture(architecture: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_same(written: StoredModel, read: StoredModel, folder: Path) -> None:
     same = written.weights.keys() == read.weights.keys() and all(
-        torch.equal(tensor.cpu(), read.weights[name]) for name, tensor in written.weights.items()
+        _same_bits(tensor, read.weights[name]) for name, tensor in written.weights.items()
     )
     if not same or (written.classes, written.imgsz) != (read.classes, read.imgsz):
         raise PostConditionFailed(
             f"{folder} was written but reading it back gives a different model; check the disk."
         )
+
+
+def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Unlike comparing values, also true of NaN."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    first, second = (tensor.detach().cpu().reshape(-1).view(torch.uint8) for tensor in (one, other))
+    return torch.equal(first, second)

@@ -126,13 +126,15 @@ def test_zero_is_not_a_threshold_nor_a_limit(state):
         select_samples(state, "m", "c", limit=0)
 
 
-def together(targets):
-    """Runs each target in its own process, all from the same moment; returns what they send back."""
-    start, results = fork.Barrier(len(targets)), fork.SimpleQueue()
+def together(*targets):
+    """Runs each target in its own process and returns what they give back.
+
+    A target calls its one argument to wait until all the others have come as far.
+    """
+    meet, results = fork.Barrier(len(targets)), fork.SimpleQueue()
 
     def run(target):
-        start.wait(10)
-        results.put(target())
+        results.put(target(lambda: meet.wait(20)))
 
     children = [fork.Process(target=run, args=(target,)) for target in targets]
     for child in children:
@@ -144,41 +146,55 @@ def together(targets):
 
 
 def test_watchers_in_several_processes_record_one_crossing(state, state_url, fill):
-    fill(3)
+    models = [f"m{number}" for number in range(12)]
+    for model in models:
+        fill(2, model=model)
     state.close()
 
-    def watch():
-        mine = open_state(state_url)
-        found = [record_crossing(mine, "m", 3, now=float(step)) for step in range(15)]
+    def watch(meet):
+        mine, found = open_state(state_url), []
+        for model in models:
+            meet()
+            found += [crossing.id for step in range(3) if (crossing := record_crossing(mine, model, 2, step))]
         mine.close()
-        return [crossing.id for crossing in found if crossing]
+        return found
 
-    answers = together([watch] * 4)
+    answers = together(watch, watch, watch)
 
-    assert sorted(answers) == [[], [], [], ["m-samples-1"]]
-    assert len(unhandled(state, "m", older_than=100.0)) == 1
+    assert sorted(one for found in answers for one in found) == sorted(
+        f"{model}-samples-1" for model in models
+    )
+    assert all(len(unhandled(state, model, older_than=100.0)) == 1 for model in models)
 
 
-def test_two_cycles_in_several_processes_share_no_sample_and_repeat_their_own(state, state_url, fill):
-    fill(12)
+def test_cycles_in_several_processes_share_no_sample_and_repeat_their_own(state, state_url, fill):
+    fill(30)
     state.close()
+    rounds = range(4)
 
     def claim(cycle):
-        mine = open_state(state_url)
-        sets = [tuple(select_samples(mine, "m", cycle, limit=5)) for _ in range(5)]
-        mine.close()
-        return cycle, sets
+        def work(meet):
+            mine, sets = open_state(state_url), {}
+            for number in rounds:
+                meet()
+                name = f"{cycle}-{number}"
+                sets[name] = {tuple(select_samples(mine, "m", name, limit=3)) for _ in range(2)}
+            mine.close()
+            return sets
 
-    answers = together(
-        [lambda: claim("one"), lambda: claim("two"), lambda: claim("one"), lambda: claim("two")]
-    )
+        return work
 
-    chosen = {cycle: {one for c, sets in answers for one in sets if c == cycle} for cycle in ("one", "two")}
-    assert len(chosen["one"]) == len(chosen["two"]) == 1
-    [one], [two] = chosen["one"], chosen["two"]
-    assert len(one) == len(two) == 5
-    assert set(one).isdisjoint(two)
-    assert waiting_count(state, "m") == 2
+    answers = together(claim("one"), claim("two"), claim("one"))
+
+    chosen = {}
+    for sets in answers:
+        for name, found in sets.items():
+            chosen.setdefault(name, set()).update(found)
+    assert len(chosen) == 8
+    assert all(len(found) == 1 for found in chosen.values()), "a cycle always gets the same samples"
+    ids = [one for found in chosen.values() for one in next(iter(found))]
+    assert len(ids) == len(set(ids)) == 24
+    assert waiting_count(state, "m") == 6
 
 
 def test_a_selection_takes_the_oldest_and_later_samples_do_not_join_it(state, fill):

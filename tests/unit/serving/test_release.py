@@ -117,9 +117,9 @@ def test_a_damaged_local_copy_is_fetched_again(publish, releases, damage):
     {
         "flip": partial(flip, weights),
         "delete": weights.unlink,
-        "extra": lambda: (folder / "more").write_text("x"),
-        "folder": lambda: (folder / "more").mkdir(),
-        "empty": lambda: weights.write_bytes(b""),
+        "extra": partial((folder / "more").write_text, "x"),
+        "folder": (folder / "more").mkdir,
+        "empty": partial(weights.write_bytes, b""),
     }[damage]()
 
     assert releases.fetch(digest) == folder
@@ -150,7 +150,7 @@ def test_many_fetching_at_once_get_one_good_folder(publish, releases):
     digest = publish(0.9)
 
     with ThreadPoolExecutor(8) as pool:
-        folders = set(pool.map(lambda _: releases.fetch(digest), range(16)))
+        folders = set(pool.map(releases.fetch, [digest] * 16))
 
     assert len(folders) == 1
     assert read_release(folders.pop()).digest == digest

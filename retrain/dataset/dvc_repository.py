@@ -1,0 +1,262 @@
+"""The one adapter around Git and DVC.
+
+Both run as programs: their command lines are their stable interfaces, a killed caller cannot leave their state in
+our memory, and a version costs one DVC start (about 1 s). A *pointer* is the small file Git keeps in place of what
+DVC tracks; the bytes are in DVC's cache, named by their MD5.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from retrain.dataset.commands import Commands
+from retrain.dataset.disk import disk_errors, write_durably
+from retrain.dataset.folder_lock import FolderLock
+from retrain.errors import BadInput, Conflict, NotFound, PostConditionFailed
+
+_BRANCH = "refs/heads/main"
+_NOTHING = "0" * 40
+_CONFIG = b"""[core]
+    analytics = false
+    check_update = false
+    autostage = false
+[cache]
+    type = "hardlink,copy"
+"""
+
+
+@dataclass(frozen=True)
+class Tag:
+    name: str
+    commit: str
+    subject: str
+
+
+class DvcRepository:
+    """A Git repository whose large files are tracked by DVC, linear in history, with a tag per version.
+
+    The tag is the commit point: it is created after everything it names is stored, and in one step. Readers need
+    no lock, since tags and cached files never change.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self.scratch = self.folder / ".work"
+        self._lock = FolderLock(self.scratch / "lock")
+        self._run = Commands(self.folder, self.scratch, self._lock)
+
+    @classmethod
+    def clone(cls, source: str, folder: Path) -> "DvcRepository":
+        """A copy of another repository's history; `pull` then brings the data."""
+        repository = cls(folder)
+        folder = repository.folder
+        arriving = folder.with_name(f".{folder.name}.arriving")
+        if not repository._exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(arriving, ignore_errors=True)
+            arriving.mkdir()
+            cls(arriving)._run.clone(source)
+            arriving.replace(folder)
+        return repository
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only one at work here; first tidies up after a process that was killed."""
+        with self._lock.hold() as interrupted, disk_errors(self.folder):
+            if interrupted:
+                self._recover()
+            yield
+
+    def init(self, now: float) -> None:
+        """Make the repository; does nothing when it is there.
+
+        Raises:
+            BadInput: the folder holds something else.
+        """
+        if self._exists():
+            return
+        with self.locked():
+            if self._exists():
+                return
+            known = {".git", ".dvc", ".dvcignore", ".gitignore", self.scratch.name}
+            if other := sorted({path.name for path in self.folder.iterdir()} - known):
+                raise BadInput(
+                    f"{self.folder} is not empty (it has {other[0]!r}); choose a folder for datasets only."
+                )
+            self._run.git("init", "-q", "--initial-branch=main")
+            self._run.dvc("init", "-q", "-f")
+            write_durably(self.folder / ".dvc" / "config", _CONFIG)
+            write_durably(self.folder / ".gitignore", f"/{self.scratch.name}\n".encode())
+            self._run.git("add", "--", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
+            self._advance(self._commit_index("Start of the dataset's history", now))
+
+    def commit(self, paths: Sequence[str], message: str, tag: str, now: float) -> str:
+        """Track these files or folders as they are now, commit them and create the tag.
+
+        Killed before the tag exists, it left nothing that a reader sees; afterwards, the next holder of the lock
+        finishes the rest.
+
+        Raises:
+            Conflict: the tag exists.
+        """
+        with self.locked():
+            self._return_to_branch()
+            self._run.dvc("add", *paths)
+            self._run.git("add", "--", ".gitignore", *(f"{path}.dvc" for path in paths))
+            commit = self._commit_index(message, now)
+            if self.resolve(f"refs/tags/{tag}") is not None:
+                raise Conflict(f"Tag {tag} exists already.")
+            self._run.git("update-ref", f"refs/tags/{tag}", commit, _NOTHING)
+            self._advance(commit)
+            return commit
+
+    def tags(self) -> list[Tag]:
+        """All tags in the order they were made."""
+        if not self._exists():
+            return []
+        form = "%(refname:strip=2) %(objectname) %(contents:subject)"
+        listed = self._run.git("for-each-ref", "--sort=creatordate", f"--format={form}", "refs/tags")
+        return [Tag(*line.split(" ", 2)) for line in listed.splitlines()]
+
+    def resolve(self, revision: str) -> str | None:
+        """The commit a revision names, or None."""
+        found = self._run.git_bytes("rev-parse", "-q", "--verify", f"{revision}^{{commit}}")
+        return None if found is None else found.decode().strip()
+
+    def read(self, path: str, revision: str) -> bytes:
+        """A file at a revision, tracked by DVC or by Git.
+
+        Raises:
+            NotFound: no such file at that revision, or its bytes are not on this machine.
+        """
+        if (pointer := self._pointer(path, revision)) is not None:
+            return self._cached(pointer, path).read_bytes()
+        plain = self._run.git_bytes("show", f"{revision}:{path}")
+        if plain is None:
+            raise NotFound(f"No {path} at {revision} in {self.folder}.")
+        return plain
+
+    def listing(self, path: str, revision: str) -> dict[str, Path]:
+        """Files of a tracked folder at a revision: name → where the bytes are on this machine.
+
+        Raises:
+            NotFound: no such folder at that revision, or its list is not on this machine.
+        """
+        if (pointer := self._pointer(path, revision)) is None:
+            raise NotFound(f"No {path}/ at {revision} in {self.folder}.")
+        entries = json.loads(self._cached(pointer, path).read_bytes())
+        return {entry["relpath"]: self._cache_path(entry["md5"]) for entry in entries}
+
+    def checkout(self, revision: str) -> None:
+        """Show a revision in the folder; the next commit returns to the newest first."""
+        with self.locked():
+            if self.resolve(revision) is None:
+                raise NotFound(f"No revision {revision!r} in {self.folder}.")
+            self._run.git("checkout", "-q", "-f", revision)
+            self._run.dvc("checkout", "-q", "-f")
+
+    def status(self) -> dict[str, Any]:
+        """What in the folder differs from the newest commit; empty when nothing does."""
+        with self.locked():
+            changed = self._run.git("status", "--porcelain").splitlines()
+            return {
+                **({"git": changed} if changed else {}),
+                **json.loads(self._run.dvc("status", "--json") or "{}"),
+            }
+
+    def add_remote(self, name: str, url: str, endpoint_url: str | None = None) -> None:
+        """Set where `push` and `pull` go, for every clone. Credentials come from the environment only."""
+        with self.locked():
+            self._return_to_branch()
+            self._run.dvc("remote", "add", "-f", "-d", name, url)
+            if endpoint_url is not None:
+                self._run.dvc("remote", "modify", name, "endpointurl", endpoint_url)
+            self._run.git("add", "--", ".dvc/config")
+            if self._run.git("status", "--porcelain", "--", ".dvc/config"):
+                self._advance(self._commit_index(f"Remote {name}: {url}", 0.0))
+
+    def push(self, git_remote: str | None = None) -> None:
+        """Send every tagged version to the remote, then the history; can be killed and run again.
+
+        Raises:
+            PostConditionFailed: the remote still lacks something afterwards.
+        """
+        with self.locked():
+            self._run.dvc("push", "-q", "--all-tags")
+            if missing := json.loads(self._run.dvc("status", "--cloud", "--all-tags", "--json") or "{}"):
+                raise PostConditionFailed(
+                    f"The remote lacks {len(missing)} files after the push, first {min(missing)}."
+                )
+            if git_remote is not None:
+                self._run.git(
+                    "push", "-q", "--atomic", git_remote, f"{_BRANCH}:{_BRANCH}", "refs/tags/*:refs/tags/*"
+                )
+
+    def pull(self) -> None:
+        """Bring the data of every tagged version from the remote and show the newest."""
+        with self.locked():
+            self._run.dvc("fetch", "-q", "--all-tags")
+            self._run.dvc("checkout", "-q", "-f")
+
+    def _exists(self) -> bool:
+        if not (self.folder / ".git" / "HEAD").exists() or self.resolve(_BRANCH) is None:
+            return False
+        if not (self.folder / ".dvc" / "config").exists():
+            raise BadInput(
+                f"{self.folder} is a Git repository of something else; choose a folder for datasets only."
+            )
+        return True
+
+    def _commit_index(self, message: str, now: float) -> str:
+        tree, parent = self._run.git("write-tree").strip(), self.resolve(_BRANCH)
+        # Strictly growing, so that the order of versions never depends on a clock that was set back.
+        last = int(self._run.git("log", "-1", "--format=%ct", parent)) if parent else 0
+        date = f"@{max(int(now), last + 1)} +0000"
+        more = {"GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}
+        parents = ("-p", parent) if parent else ()
+        return self._run.git("commit-tree", tree, *parents, "-m", message, more=more).strip()
+
+    def _advance(self, commit: str) -> None:
+        self._run.git("update-ref", _BRANCH, commit, self.resolve(_BRANCH) or _NOTHING)
+
+    def _return_to_branch(self) -> None:
+        if self._run.git("rev-parse", "--symbolic-full-name", "HEAD").strip() != _BRANCH:
+            self._run.git("checkout", "-q", "-f", "main")
+        # A killed commit may have left its pointers in the index; they must not slip into this one.
+        self._run.git("read-tree", _BRANCH)
+
+    def _recover(self) -> None:
+        """Remove what a killed process left. Nobody else is inside: children hold the lock until they end."""
+        git = self.folder / ".git"
+        for left in (
+            *git.glob("*.lock"),
+            *git.glob("refs/**/*.lock"),
+            self.folder / ".dvc" / "tmp" / "rwlock",
+        ):
+            left.unlink(missing_ok=True)
+        if self._exists():
+            for ahead in self._run.git(
+                "for-each-ref", "--format=%(objectname)", "--no-merged", _BRANCH, "refs/tags"
+            ).split():
+                if self.resolve(f"{ahead}^") == self.resolve(_BRANCH):
+                    self._advance(ahead)
+
+    def _pointer(self, path: str, revision: str) -> str | None:
+        text = self._run.git_bytes("show", f"{revision}:{path}.dvc")
+        return None if text is None else str(yaml.safe_load(text)["outs"][0]["md5"])
+
+    def _cache_path(self, md5: str) -> Path:
+        return self.folder / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+
+    def _cached(self, md5: str, path: str) -> Path:
+        if not (found := self._cache_path(md5)).exists():
+            raise NotFound(
+                f"The bytes of {path} are not on this machine. Run `dvc fetch --all-tags` in {self.folder}."
+            )
+        return found

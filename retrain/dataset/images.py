@@ -1,0 +1,58 @@
+"""Encoded images: their identity, and whether they are what they claim to be."""
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from retrain.errors import BadInput
+
+_SUFFIXES = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "BMP": "bmp", "TIFF": "tif", "WEBP": "webp"}
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    data: bytes
+    digest: str
+    """blake2b-256 of the bytes."""
+    format: str
+    """Suffix without the dot."""
+    width: int
+    height: int
+
+
+def image_digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=32).hexdigest()
+
+
+def read_image(source: bytes | str | Path) -> EncodedImage:
+    """The image in a file or in bytes, decoded once to prove that every pixel is there.
+
+    Width and height are those after the EXIF orientation is applied, as every reader of ours sees it.
+
+    Raises:
+        BadInput: it cannot be read or decoded; the message is the reason only, without the image's name.
+    """
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except OSError as e:
+        raise BadInput(f"cannot be read: {e.strerror}") from e
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # verify() checks what decoding forgives when another library allowed truncated images process-wide.
+            with Image.open(io.BytesIO(data)) as image:
+                image.verify()
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+                kind, (width, height) = image.format, ImageOps.exif_transpose(image).size
+    except UnidentifiedImageError as e:
+        raise BadInput("is not an image") from e
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, Warning) as e:
+        raise BadInput(f"cannot be decoded: {e}") from e
+    if kind not in _SUFFIXES:
+        raise BadInput(f"is {kind}; use PNG, JPEG, BMP, TIFF or WebP")
+    return EncodedImage(data, image_digest(data), _SUFFIXES[kind], width, height)

@@ -1,0 +1,254 @@
+"""What a dataset version is: an immutable list of labelled images, whose canonical text is its identity."""
+
+import hashlib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from retrain.boxes import Annotations
+from retrain.dataset.splitter import checked_fractions
+from retrain.errors import BadInput
+
+FORMAT = 1
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_IMAGE_FORMATS = ("bmp", "jpg", "png", "tif", "webp")
+
+
+@dataclass(frozen=True)
+class LabelledObject:
+    """One true box. Its id stays the same through later versions, also when its box or class is corrected."""
+
+    id: str
+    class_index: int
+    box: tuple[float, float, float, float]
+    """xyxy in pixels, inside the image, with an area."""
+
+
+@dataclass(frozen=True)
+class DatasetItem:
+    """One labelled image of a version."""
+
+    image: str
+    """blake2b-256 of the encoded bytes."""
+    pack: str
+    """Digest of the pack file that holds the bytes."""
+    format: str
+    width: int
+    height: int
+    objects: tuple[LabelledObject, ...]
+    split: str
+    group: str
+    """Images of one group are never in two splits."""
+    source: str
+    """Who labelled it: seed, auto, human, …"""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.image}.{self.format}"
+
+    @property
+    def annotations(self) -> Annotations:
+        return Annotations.of([o.box for o in self.objects], [o.class_index for o in self.objects])
+
+    @property
+    def labels(self) -> tuple[tuple[int, tuple[float, float, float, float]], ...]:
+        """What the objects say, without their ids and in a fixed order."""
+        return tuple(sorted((o.class_index, o.box) for o in self.objects))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "image": self.image,
+            "pack": self.pack,
+            "format": self.format,
+            "width": self.width,
+            "height": self.height,
+            "objects": [[o.id, o.class_index, list(o.box)] for o in self.objects],
+            "split": self.split,
+            "group": self.group,
+            "source": self.source,
+            "metadata": dict(self.metadata),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "DatasetItem":
+        objects = tuple(LabelledObject(i, c, (b[0], b[1], b[2], b[3])) for i, c, b in data["objects"])
+        return cls(**{**data, "objects": objects})
+
+
+@dataclass(frozen=True)
+class DatasetVersion:
+    """A named, immutable dataset; equal content has an equal `digest`."""
+
+    name: str
+    description: str
+    classes: tuple[str, ...]
+    parent: str | None
+    parent_digest: str | None
+    splits: Mapping[str, float]
+    salt: str
+    items: tuple[DatasetItem, ...]
+    """Sorted by image digest; an image occurs once."""
+
+    def to_manifest(self) -> bytes:
+        """Canonical JSON lines: a header, then one line per image."""
+        header = {
+            "format": FORMAT,
+            "name": self.name,
+            "description": self.description,
+            "classes": list(self.classes),
+            "parent": self.parent,
+            "parent_digest": self.parent_digest,
+            "splits": dict(self.splits),
+            "salt": self.salt,
+            "images": len(self.items),
+        }
+        return b"".join(canonical_line(line) for line in (header, *(item.to_json() for item in self.items)))
+
+    @cached_property
+    def digest(self) -> str:
+        return hashlib.blake2b(self.to_manifest(), digest_size=32).hexdigest()
+
+    @cached_property
+    def by_image(self) -> Mapping[str, DatasetItem]:
+        return {item.image: item for item in self.items}
+
+    def in_split(self, split: str) -> tuple[DatasetItem, ...]:
+        return tuple(item for item in self.items if item.split == split)
+
+    def images_by_split(self) -> dict[str, int]:
+        counts = Counter(item.split for item in self.items)
+        return {split: counts[split] for split in self.splits}
+
+    def objects_by_class(self) -> dict[str, int]:
+        counts = Counter(o.class_index for item in self.items for o in item.objects)
+        return {name: counts[index] for index, name in enumerate(self.classes)}
+
+
+def canonical_line(value: Mapping[str, Any]) -> bytes:
+    """One line of canonical JSON: equal values give equal bytes.
+
+    Raises:
+        BadInput: NaN, infinity or something JSON cannot hold.
+    """
+    try:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return text.encode() + b"\n"
+    except (TypeError, ValueError) as e:
+        raise BadInput(f"Only plain JSON values can be kept with an image, got {value!r}: {e}.") from e
+
+
+def check_items(items: Sequence[DatasetItem], classes: Sequence[str], splits: Mapping[str, float]) -> None:
+    """What must hold between the items of one version.
+
+    Raises:
+        BadInput: an image twice, a group in two splits (every one of them is listed), or an impossible item.
+    """
+    seen: dict[str, set[str]] = {}
+    for previous, item in zip((None, *items), items, strict=False):
+        if previous is not None and previous.image >= item.image:
+            raise BadInput(f"Images must be sorted and occur once, got {item.image} after {previous.image}.")
+        check_item(item, len(classes), splits)
+        seen.setdefault(item.group, set()).add(item.split)
+    if leaks := [
+        f"{group!r} ({', '.join(sorted(names))})" for group, names in seen.items() if len(names) > 1
+    ]:
+        raise BadInput(f"A group must be in one split only; in several are {', '.join(sorted(leaks))}.")
+
+
+def check_item(item: DatasetItem, classes: int, splits: Mapping[str, float]) -> None:
+    """Raise `BadInput` when a field has the wrong type or range."""
+    texts = (item.image, item.pack, item.format, item.split, item.group, item.source)
+    problem = ""
+    if not all(isinstance(text, str) for text in texts) or not isinstance(item.metadata, Mapping):
+        problem = "text fields must be strings and metadata a mapping"
+    elif not (_DIGEST.fullmatch(item.image) and _DIGEST.fullmatch(item.pack)):
+        problem = f"image and pack must be 64 hex characters, got {item.image!r} and {item.pack!r}"
+    elif item.format not in _IMAGE_FORMATS:
+        problem = f"format must be one of {', '.join(_IMAGE_FORMATS)}, got {item.format!r}"
+    elif item.split not in splits:
+        problem = f"split must be one of {', '.join(splits)}, got {item.split!r}"
+    elif not (_is_count(item.width) and _is_count(item.height)):
+        problem = f"width and height must be whole pixels, got {item.width!r} and {item.height!r}"
+    elif len({o.id for o in item.objects}) != len(item.objects):
+        problem = "two objects have the same id"
+    elif bad := [o for o in item.objects if not _is_object(o, item, classes)]:
+        problem = (
+            f"object {bad[0].id!r} must have a class below {classes} and a box inside the image, got {bad[0]}"
+        )
+    if problem:
+        raise BadInput(f"Image {item.image}: {problem}.")
+
+
+def read_manifest(data: bytes) -> DatasetVersion:
+    """The version whose `to_manifest` gives exactly these bytes.
+
+    Raises:
+        BadInput: anything else; the message names the line.
+    """
+    lines = data.split(b"\n")
+    if lines.pop() != b"":
+        raise BadInput(f"Manifest line {len(lines) + 1} is cut off; restore the file with `dvc pull`.")
+    if not lines:
+        raise BadInput("Manifest line 1 must be the header, got an empty file.")
+    header = _parsed(lines[0], 1)
+    try:
+        if header["format"] != FORMAT:
+            raise BadInput(f"Manifest line 1: format must be {FORMAT}, got {header['format']!r}.")
+        version = DatasetVersion(
+            name=header["name"],
+            description=header["description"],
+            classes=tuple(header["classes"]),
+            parent=header["parent"],
+            parent_digest=header["parent_digest"],
+            splits=checked_fractions(header["splits"]),
+            salt=header["salt"],
+            items=tuple(_item(line, number) for number, line in enumerate(lines[1:], start=2)),
+        )
+    except (KeyError, TypeError, AttributeError) as e:
+        raise BadInput(f"Manifest line 1 is not a dataset header: {e!r}.") from e
+    check_items(version.items, version.classes, version.splits)
+    for number, (got, right) in enumerate(
+        zip(lines, version.to_manifest().split(b"\n"), strict=False), start=1
+    ):
+        if got != right:
+            raise BadInput(f"Manifest line {number} is not in canonical form, got {got[:120]!r}.")
+    return version
+
+
+def _item(line: bytes, number: int) -> DatasetItem:
+    try:
+        return DatasetItem.from_json(_parsed(line, number))
+    except (KeyError, TypeError, ValueError, IndexError) as e:
+        if isinstance(e, BadInput):
+            raise
+        raise BadInput(f"Manifest line {number} is not a dataset item: {e}.") from e
+
+
+def _parsed(line: bytes, number: int) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError as e:
+        raise BadInput(f"Manifest line {number} is not JSON: {e}.") from e
+    if not isinstance(value, dict):
+        raise BadInput(f"Manifest line {number} must be a JSON object, got {line[:80]!r}.")
+    return value
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_object(item: LabelledObject, image: DatasetItem, classes: int) -> bool:
+    if not isinstance(item.id, str) or not isinstance(item.class_index, int):
+        return False
+    if not all(isinstance(edge, float) and math.isfinite(edge) for edge in item.box):
+        return False
+    x1, y1, x2, y2 = item.box
+    inside = 0 <= x1 < x2 <= image.width and 0 <= y1 < y2 <= image.height
+    return inside and 0 <= item.class_index < classes

@@ -1,0 +1,34 @@
+"""One real local stack (Prefect server on SQLite, process worker) for every test of this folder."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from deployments.stack import Stack, free_port
+from retrain.config import RetrainConfig
+
+
+@pytest.fixture(scope="session")
+def stack_home():
+    # Not under pytest's tmp_path: sockets and databases of a server outlive a single test's folder.
+    with tempfile.TemporaryDirectory(prefix="retrain-stack-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def stack(stack_home):
+    ports = {"prefect_port": free_port(), "mlflow_port": free_port(), "worker_poll_s": 1}
+    config = RetrainConfig.model_validate({"model": {"name": "digits"}, "orchestration": ports})
+    (stack_home / "config.yaml").write_text(config.model_dump_json(), encoding="utf-8")
+    stack = Stack(stack_home, config)
+    before = dict(os.environ)
+    try:
+        stack.up(("prefect", "worker"), say=lambda _: None)
+        os.environ.update(stack.environment())
+        yield stack
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        stack.down(say=lambda _: None)

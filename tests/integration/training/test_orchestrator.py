@@ -1,0 +1,293 @@
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from retrain.detector import Detector, StoredModel
+from retrain.errors import BadInput, ConfigError, Conflict, PostConditionFailed
+from retrain.training.orchestrator import TrainingOrchestrator
+from retrain.training.result import EpochReport, TrainingResult
+from retrain.training.weights import write_model_folder
+
+CHILD = """
+import json, os, signal, sys, threading
+from retrain.training.orchestrator import TrainingOrchestrator
+work, config = sys.argv[1], json.loads(sys.argv[2])
+def die_in_epoch_3(report):
+    if report.epoch == 2:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGKILL)).start()
+TrainingOrchestrator(work).train(config, die_in_epoch_3)
+"""
+
+
+class StopError(Exception):
+    pass
+
+
+def stop_after(epoch: int) -> Any:
+    def on_epoch(report: EpochReport) -> None:
+        if report.epoch == epoch:
+            raise StopError
+
+    return on_epoch
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    rectangles: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TrainingResult, Path]:
+    work = tmp_path_factory.mktemp("uninterrupted")
+    return TrainingOrchestrator(work).train(rectangles), work
+
+
+def plain(config: dict[str, Any]) -> str:
+    return json.dumps(
+        {**config, "train_dirs": [str(config["train_dirs"][0])], "val_dir": str(config["val_dir"])}
+    )
+
+
+def test_killed_with_a_torn_checkpoint_ends_with_the_same_bits(
+    rectangles: dict[str, Any], uninterrupted: tuple[TrainingResult, Path], tmp_path: Path
+) -> None:
+    environment = {**os.environ, "RETRAIN_HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "jobs"), plain(rectangles)]
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert killed.stdout == killed.stderr == ""
+    job = tmp_path / "jobs" / TrainingOrchestrator(tmp_path / "jobs").job_id(rectangles)
+    newest = job / "checkpoints" / "epoch-00002.ckpt"
+    os.truncate(newest, newest.stat().st_size // 2)
+
+    seen: list[int] = []
+    resumed = TrainingOrchestrator(tmp_path / "jobs").train(
+        rectangles, lambda report: seen.append(report.epoch)
+    )
+
+    assert resumed.resumed_from_epoch == 1
+    assert seen == [1, 2, 3]
+    assert resumed.weights_sha256 == uninterrupted[0].weights_sha256
+    assert resumed.job_id == uninterrupted[0].job_id
+    for ours, theirs in zip(resumed.epochs, uninterrupted[0].epochs, strict=True):
+        assert (ours.map50, ours.map50_95, ours.losses, ours.lr) == (
+            theirs.map50,
+            theirs.map50_95,
+            theirs.losses,
+            theirs.lr,
+        )
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_stopped_after_any_epoch_ends_with_the_same_bits(
+    epoch: int, rectangles: dict[str, Any], uninterrupted: tuple[TrainingResult, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(StopError):
+        TrainingOrchestrator(tmp_path).train(rectangles, stop_after(epoch))
+
+    resumed = TrainingOrchestrator(tmp_path).train(rectangles)
+
+    assert resumed.resumed_from_epoch == epoch
+    assert resumed.weights_sha256 == uninterrupted[0].weights_sha256
+
+
+def test_finished_job_is_not_trained_again(
+    rectangles: dict[str, Any], uninterrupted: tuple[TrainingResult, Path]
+) -> None:
+    first, work = uninterrupted
+    written = first.model_folder.stat().st_mtime_ns
+
+    again = TrainingOrchestrator(work).train(rectangles, stop_after(1))
+
+    assert again.reused
+    assert not first.reused
+    assert (again.weights_sha256, again.epochs, again.best) == (
+        first.weights_sha256,
+        first.epochs,
+        first.best,
+    )
+    assert first.model_folder.stat().st_mtime_ns == written
+
+
+def test_damaged_model_of_a_finished_job_is_made_again(rectangles: dict[str, Any], tmp_path: Path) -> None:
+    config = {**rectangles, "epochs": 1}
+    first = TrainingOrchestrator(tmp_path).train(config)
+    weights = first.model_folder / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+
+    again = TrainingOrchestrator(tmp_path).train(config)
+
+    assert not again.reused
+    assert again.weights_sha256 == first.weights_sha256
+    StoredModel.read(again.model_folder)
+
+
+def test_reports_name_the_losses_of_the_model_and_falling_learning_rate(
+    uninterrupted: tuple[TrainingResult, Path],
+) -> None:
+    reports = uninterrupted[0].epochs
+    assert [report.epoch for report in reports] == [1, 2, 3]
+    assert set(reports[0].losses) == {"box_loss", "cls_loss", "dfl_loss"}
+    assert reports[1].lr > reports[2].lr
+    assert [report.eta_s > 0 for report in reports] == [True, True, False]
+    assert all(report.seconds > 0 and report.images_per_s > 0 for report in reports)
+    assert uninterrupted[0].resolved["augment"]["hsv_v"] == 0.4
+    assert uninterrupted[0].resolved["accumulate"] == 2
+
+
+def test_writes_only_below_the_work_folder_and_nothing_beside_the_data(
+    rectangles: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    folders = [rectangles["train_dirs"][0], rectangles["val_dir"]]
+    before = [sorted(folder.rglob("*")) for folder in folders]
+    for folder in folders:
+        folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        result = TrainingOrchestrator(tmp_path / "jobs").train({**rectangles, "epochs": 1})
+    finally:
+        for folder in folders:
+            folder.chmod(stat.S_IRWXU)
+
+    assert [sorted(folder.rglob("*")) for folder in folders] == before
+    assert list(here.iterdir()) == []
+    kept = {
+        str(path.relative_to(tmp_path / "jobs" / result.job_id))
+        for path in result.model_folder.parent.rglob("*")
+    }
+    assert kept == {
+        "checkpoints",
+        "job.json",
+        "model",
+        "model/model.json",
+        "model/weights.safetensors",
+        "result.json",
+    }
+
+
+def test_learns_and_the_detector_gives_what_the_trained_weights_give(
+    rectangles: dict[str, Any], tmp_path: Path
+) -> None:
+    config = {**rectangles, "epochs": 25, "learning_rate": 0.01, "augment": {"mosaic": 0.0}}
+    result = TrainingOrchestrator(tmp_path).train(config)
+
+    losses = [sum(report.losses.values()) for report in result.epochs]
+    assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[2:5])
+    assert result.best.map50 > 0.1, result.best
+    detector = Detector.load(result.model_folder)
+    stored = StoredModel.read(result.model_folder)
+    assert (detector.classes, detector.imgsz) == (("red", "blue"), 64)
+    image = np.asarray(Image.open(rectangles["val_dir"] / "images" / "0000.png"))
+    raw = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        plain_scores = stored.build().eval()(raw)[0][0, 4:]
+    best = detector.predict([image])[0]
+    assert best.scores[0] == pytest.approx(float(plain_scores.max()), rel=1e-3)
+
+
+def test_fine_tuning_starts_from_the_given_weights(
+    rectangles: dict[str, Any], uninterrupted: tuple[TrainingResult, Path], tmp_path: Path
+) -> None:
+    start = uninterrupted[0].model_folder
+    tiny = {**rectangles, "epochs": 1, "learning_rate": 1e-9, "initial_weights": start, "freeze": 10}
+    tuned = StoredModel.read(TrainingOrchestrator(tmp_path).train(tiny).model_folder).weights
+    before = StoredModel.read(start).weights
+    # Batch statistics move even at no learning rate, except in frozen layers.
+    assert all(
+        torch.allclose(tuned[name], before[name], atol=1e-6) for name in before if name.endswith("weight")
+    )
+    assert torch.equal(tuned["model.0.bn.running_mean"], before["model.0.bn.running_mean"])
+    assert not torch.equal(tuned["model.15.cv1.bn.running_mean"], before["model.15.cv1.bn.running_mean"])
+    with pytest.raises(ConfigError, match="another architecture"):
+        TrainingOrchestrator(tmp_path).train({**tiny, "model": "yolo11n"})
+
+
+def test_early_stopping_ends_the_job_and_keeps_the_best_epoch(
+    rectangles: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([(0.1, 0.1), (0.5, 0.5), (0.4, 0.4), (0.3, 0.3), (0.9, 0.9)])
+    monkeypatch.setattr("retrain.training.validation.Validation.finish", lambda _: next(scores))
+    monkeypatch.setattr("retrain.training.validation.Validation.score", lambda *_: (0.5, 0.5))
+    result = TrainingOrchestrator(tmp_path).train({**rectangles, "epochs": 6, "patience": 2})
+    assert len(result.epochs) == 4
+    assert result.stopped_early
+    assert result.best.epoch == 2
+
+
+def test_a_model_that_scores_otherwise_after_loading_is_refused(
+    rectangles: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retrain.training.validation.Validation.score", lambda *_: (0.5, 0.5))
+    with pytest.raises(PostConditionFailed, match="scores map50_95"):
+        TrainingOrchestrator(tmp_path).train({**rectangles, "epochs": 1})
+
+
+def test_diverged_training_is_an_error_and_leaves_no_checkpoint(
+    rectangles: dict[str, Any], uninterrupted: tuple[TrainingResult, Path], tmp_path: Path
+) -> None:
+    start = StoredModel.read(uninterrupted[0].model_folder)
+    start.weights["model.0.conv.weight"][0] = float("nan")
+    write_model_folder(tmp_path / "start", start)
+    with pytest.raises(PostConditionFailed, match="diverged in epoch 1"):
+        TrainingOrchestrator(tmp_path).train({**rectangles, "initial_weights": tmp_path / "start"})
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_second_trainer_of_the_same_job_is_refused(rectangles: dict[str, Any], tmp_path: Path) -> None:
+    refused: list[BaseException] = []
+
+    def also_train() -> None:
+        try:
+            TrainingOrchestrator(tmp_path).train(rectangles)
+        except Conflict as error:
+            refused.append(error)
+
+    def on_epoch(_: EpochReport) -> None:
+        other = threading.Thread(target=also_train)
+        other.start()
+        other.join()
+        raise StopError
+
+    with pytest.raises(StopError):
+        TrainingOrchestrator(tmp_path).train(rectangles, on_epoch)
+    assert len(refused) == 1
+    assert "another process" in str(refused[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"batch_size": 64}, ConfigError, "only 18 training images"),
+        ({"model": "yolov8n-seg"}, ConfigError, "does not detect boxes"),
+        ({"model": "nosuchmodel"}, ConfigError, "nosuchmodel"),
+        ({"classes": ["red"]}, BadInput, "class 1; known are 0 to 0"),
+    ],
+)
+def test_what_cannot_be_trained_as_asked_is_an_error(
+    change: dict[str, Any], error: type[Exception], message: str, rectangles: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        TrainingOrchestrator(tmp_path).train({**rectangles, **change})
+
+
+def test_mixed_precision_and_two_headed_models_train_and_resume(
+    rectangles: dict[str, Any], tmp_path: Path
+) -> None:
+    config = {**rectangles, "model": "yolov10n", "epochs": 2}
+    whole = TrainingOrchestrator(tmp_path / "whole", mixed_precision=True).train(config)
+    with pytest.raises(StopError):
+        TrainingOrchestrator(tmp_path / "parts", mixed_precision=True).train(config, stop_after(1))
+    resumed = TrainingOrchestrator(tmp_path / "parts", mixed_precision=True).train(config)
+    assert resumed.resumed_from_epoch == 1
+    assert resumed.weights_sha256 == whole.weights_sha256
+    assert resumed.resolved["mixed_precision"] is True

@@ -1,0 +1,104 @@
+import pytest
+from sqlalchemy import select
+
+from retrain.cycle import abandon_cycle, list_cycles, open_cycle, read_cycle, stage_records
+from retrain.errors import Conflict, LeaseLost, NotFound
+from retrain.storage.leases import LeaseManager
+from retrain.storage.schema import stages
+from retrain.storage.state import open_state
+
+
+@pytest.fixture
+def state(tmp_path):
+    store = open_state(f"sqlite:///{tmp_path / 'state.db'}")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def lease(state):
+    with LeaseManager(state).acquire("cycle-m", 30) as lease:
+        yield lease
+
+
+def opened(state, lease, trigger="m-samples-1", config="c"):
+    return open_cycle(state, "m", trigger, config, lease)
+
+
+def test_a_stage_done_once_is_not_done_again(state, lease):
+    calls = []
+    cycle = opened(state, lease)
+
+    first = cycle.stage("train", {"v": 1}, lambda: calls.append(1) or {"job": "a"})
+    second = opened(state, lease).stage("train", {"v": 1}, lambda: calls.append(2) or {"job": "b"})
+
+    assert first == second == {"job": "a"}
+    assert calls == [1]
+
+
+def test_a_stage_whose_work_failed_is_not_recorded(state, lease):
+    cycle = opened(state, lease)
+
+    with pytest.raises(ZeroDivisionError):
+        cycle.stage("train", {}, lambda: 1 / 0)
+
+    assert stage_records(state, cycle.id) == []
+
+
+def test_a_stage_done_for_other_inputs_is_a_conflict(state, lease):
+    cycle = opened(state, lease)
+    cycle.stage("train", {"version": "v1.0.0"}, lambda: {})
+
+    with pytest.raises(Conflict, match="done for other inputs"):
+        cycle.stage("train", {"version": "v1.1.0"}, lambda: {})
+
+
+def test_a_process_that_lost_its_lease_records_nothing(state):
+    manager = LeaseManager(state)
+    old = manager.acquire("cycle-m", 30)
+    cycle = open_cycle(state, "m", "t", "c", old)
+    old.release()
+
+    with manager.acquire("cycle-m", 30), pytest.raises(LeaseLost):
+        cycle.stage("train", {}, lambda: {"job": "stale"})
+
+    with state.read() as connection:
+        assert connection.execute(select(stages)).all() == []
+
+
+def test_opening_a_running_cycle_again_counts_an_attempt(state, lease):
+    opened(state, lease)
+
+    again = opened(state, lease)
+
+    assert again.record.attempts == 2
+    assert len(list_cycles(state)) == 1
+
+
+def test_a_cycle_begun_under_another_configuration_says_what_to_do(state, lease):
+    opened(state, lease, config="c")
+
+    with pytest.raises(Conflict, match="retrain cycle abandon cycle-m-samples-1"):
+        opened(state, lease, config="d")
+
+
+def test_an_abandoned_cycle_is_closed_and_not_reopened(state, lease):
+    cycle = opened(state, lease)
+
+    abandon_cycle(state, cycle.id, now=5.0)
+
+    assert opened(state, lease, config="d").record.status == "abandoned"
+    assert read_cycle(state, cycle.id).finished_at == 5.0
+
+
+def test_a_finished_cycle_keeps_its_outcome(state, lease):
+    cycle = opened(state, lease)
+
+    record = cycle.finish("promoted", {"release": "x"})
+
+    assert (record.status, record.outcome) == ("promoted", {"release": "x"})
+
+
+def test_an_unknown_cycle_is_named(state):
+    with pytest.raises(NotFound, match="No cycle 'nope'"):
+        read_cycle(state, "nope")

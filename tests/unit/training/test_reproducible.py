@@ -1,0 +1,38 @@
+import random
+
+import numpy as np
+import torch
+
+from retrain.training.reproducible import epoch_seed, reproducible
+
+
+def draw() -> tuple[float, float, float]:
+    return random.random(), float(np.random.rand()), float(torch.rand(1))
+
+
+def test_draws_inside_are_repeatable_and_outside_undisturbed() -> None:
+    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    with reproducible(5, threads=1):
+        inside = draw()
+    outside = draw()
+    random.setstate(state[0])
+    np.random.set_state(state[1])
+    torch.set_rng_state(state[2])
+    assert draw() == outside
+    with reproducible(5, threads=1):
+        assert draw() == inside
+
+
+def test_thread_count_and_determinism_are_given_back() -> None:
+    threads = torch.get_num_threads()
+    with reproducible(0, threads=3):
+        assert torch.get_num_threads() == 3
+        assert torch.are_deterministic_algorithms_enabled()
+    assert torch.get_num_threads() == threads
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_every_epoch_and_process_has_its_own_seed() -> None:
+    seeds = {epoch_seed(seed, epoch, rank) for seed in range(5) for epoch in range(20) for rank in range(4)}
+    assert len(seeds) == 400
+    assert epoch_seed(1, 2, 3) == epoch_seed(1, 2, 3)
