@@ -1,5 +1,6 @@
 """`retrain demo`: a home folder and a stack of its own, the demo flow, the verdict."""
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -43,6 +44,7 @@ def _run(folder: Path, *, keep: bool) -> None:
     from deployments.stack import Stack
     from flows.demo_progress import DemoProgress
 
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     console = Console()
     config = load_config().config
     stack, progress = Stack(folder, config), DemoProgress(console)

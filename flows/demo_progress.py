@@ -22,11 +22,12 @@ class Step:
     _printed: str = ""
 
     def update(self, text: str, done: float | None = None, total: float | None = None) -> None:
-        """Show how far it is; off a terminal, each new text is one line."""
+        """Show how far it is; off a terminal, print a line per change, but of a long count only every tenth."""
         if self._show is None:
-            if text != self._printed:
+            tenth = text if done is None or not total else str(int(10 * done / total))
+            if tenth != self._printed:
                 print(f"    {text}", flush=True)
-                self._printed = text
+                self._printed = tenth
         else:
             self._show.update(self._row, detail=text, completed=done, total=total)  # type: ignore[arg-type]
 

@@ -43,8 +43,7 @@ class Commands:
     """Runs Git and DVC in one repository. Children inherit the lock, see `FolderLock`."""
 
     def __init__(self, folder: Path, scratch: Path, lock: FolderLock) -> None:
-        self._folder, self._lock = folder, lock
-        self._environment = _environment(scratch)
+        self._folder, self._scratch, self._lock = folder, scratch, lock
 
     def git(self, *arguments: str, more: Mapping[str, str] | None = None) -> str:
         """Standard output of a Git command on this repository, never on one around it."""
@@ -83,7 +82,7 @@ class Commands:
             return subprocess.run(
                 command,
                 cwd=self._folder,
-                env={**self._environment, **more},
+                env={**_environment(self._scratch), **more},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 check=False,

@@ -2,15 +2,19 @@
 
 import hashlib
 import io
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from retrain.errors import BadInput
 
 _SUFFIXES = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "BMP": "bmp", "TIFF": "tif", "WEBP": "webp"}
+_DECODING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,8 @@ def read_image(source: bytes | str | Path) -> EncodedImage:
     except OSError as e:
         raise BadInput(f"cannot be read: {e.strerror}") from e
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # verify() checks what decoding forgives when another library allowed truncated images process-wide.
+        with _strict_decoding():
+            # verify() compares checksums that decoding skips.
             with Image.open(io.BytesIO(data)) as image:
                 image.verify()
             with Image.open(io.BytesIO(data)) as image:
@@ -56,3 +59,15 @@ def read_image(source: bytes | str | Path) -> EncodedImage:
     if kind not in _SUFFIXES:
         raise BadInput(f"is {kind}; use PNG, JPEG, BMP, TIFF or WebP")
     return EncodedImage(data, image_digest(data), _SUFFIXES[kind], width, height)
+
+
+@contextmanager
+def _strict_decoding() -> Iterator[None]:
+    """Refuse truncated and huge images, whatever another library set for the whole process."""
+    with _DECODING, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = before

@@ -4,13 +4,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from retrain.boxes import xyxy_to_yolo
 from retrain.dataset.disk import disk_errors, write_durably
 from retrain.dataset.folder_lock import FolderLock
-from retrain.dataset.manager import DatasetManager
 from retrain.dataset.version import DatasetItem, DatasetVersion, canonical_line
 from retrain.errors import BadInput
 
@@ -18,9 +18,17 @@ _MARKER = "complete.json"
 _LAYOUT = 1
 
 
+class ImageSource(Protocol):
+    """Gives the bytes of items; `DatasetManager` is one."""
+
+    def images(
+        self, version: DatasetVersion, items: Iterable[DatasetItem]
+    ) -> Iterator[tuple[DatasetItem, bytes]]: ...
+
+
 def materialise(
     version: DatasetVersion,
-    manager: DatasetManager,
+    manager: ImageSource,
     select: str | Callable[[DatasetItem], bool],
     target_root: Path,
 ) -> Path:
@@ -65,9 +73,7 @@ def yolo_labels(item: DatasetItem) -> str:
     )
 
 
-def _build(
-    version: DatasetVersion, items: Sequence[DatasetItem], manager: DatasetManager, target: Path
-) -> None:
+def _build(version: DatasetVersion, items: Sequence[DatasetItem], manager: ImageSource, target: Path) -> None:
     arriving = target.with_name(f".arriving-{target.name}")
     for old in (arriving, target):
         if old.exists():

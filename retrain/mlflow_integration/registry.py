@@ -64,8 +64,8 @@ class ModelRegistry:
         """Make a release a version of the model; the same digest always gets the same version.
 
         Args:
-            source_uri: where its files are; a server accepts a local path only inside the run's artifacts, so
-                prefer the `runs:/` address that `log_model` returns.
+            source_uri: where its files are, best the `runs:/` address that `log_model` returns: a server accepts
+                a local path only inside the artifacts of `run_id`.
         """
         if not _DIGEST.fullmatch(digest):
             raise BadInput(f"A release digest is 64 lower-case hex digits, got {digest!r}.")
@@ -75,6 +75,7 @@ class ModelRegistry:
             self._ensure_model(model_name)
             # The digest goes in with the creation: no kill can leave a version that nobody recognises.
             all_tags = {**(tags or {}), RELEASE_TAG: digest}
+            run_id = run_id or _run_of(source_uri)
             created = self._client.create_model_version(model_name, source_uri, run_id=run_id, tags=all_tags)
             # Another process may have created one as well: both keep the lower number.
             known = self._versions_of(model_name, digest)
@@ -224,6 +225,11 @@ def _read(connection: Connection, model_name: str, alias: str) -> AliasRecord | 
     query = select(aliases).where(aliases.c.model == model_name, aliases.c.alias == alias)
     row = connection.execute(query).one_or_none()
     return AliasRecord(**row._mapping) if row else None
+
+
+def _run_of(source_uri: str) -> str | None:
+    """A server accepts a `runs:/` source only together with its run."""
+    return source_uri.removeprefix("runs:/").split("/")[0] if source_uri.startswith("runs:/") else None
 
 
 def _quotable(model_name: str) -> str:

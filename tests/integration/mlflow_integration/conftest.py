@@ -16,9 +16,9 @@ def sqlite_uri(tmp_path_factory):
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
 
 
-@pytest.fixture(scope="session")
-def server_uri(tmp_path_factory):
-    """A real `mlflow server` process on a free port."""
+@pytest.fixture(scope="session", autouse=True)
+def server_process(tmp_path_factory):
+    """A real `mlflow server` on a free port, started early: it takes 10 to 25 s, while SQLite tests run."""
     folder = tmp_path_factory.mktemp("mlflow-server")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -36,15 +36,20 @@ def server_uri(tmp_path_factory):
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
         )
-    uri = f"http://127.0.0.1:{port}"
     try:
-        _wait_until_healthy(uri, process, log)
-        yield uri
+        yield f"http://127.0.0.1:{port}", process, log
     finally:
         _stop(process)
 
 
-@pytest.fixture(params=["sqlite", "server"])
+@pytest.fixture(scope="session")
+def server_uri(server_process):
+    _wait_until_healthy(*server_process)
+    return server_process[0]
+
+
+# Session scope makes pytest run everything on SQLite first, and then everything on the server.
+@pytest.fixture(scope="session", params=["sqlite", "server"])
 def tracking_uri(request):
     return request.getfixturevalue(f"{request.param}_uri")
 

@@ -64,7 +64,7 @@ def test_two_processes_that_register_at_once_keep_the_lower_version(
     create = registry._client.create_model_version
 
     def create_second(*args, **kwargs):
-        client.create_model_version(name, source, tags={"retrain.release": A})
+        client.create_model_version(name, source, run_id=source.split("/")[1], tags={"retrain.release": A})
         return create(*args, **kwargs)
 
     monkeypatch.setattr(registry._client, "create_model_version", create_second)
@@ -194,7 +194,7 @@ def test_of_many_that_move_at_once_exactly_one_wins(registry, name, versions):
 def test_a_mirror_that_does_not_take_is_noticed(registry, name, versions, monkeypatch):
     monkeypatch.setattr(registry._client, "set_registered_model_alias", lambda *_: None)
 
-    with pytest.raises(PostConditionFailed, match="shows champion .* at version None, not 1"):
+    with pytest.raises(PostConditionFailed, match=r"shows champion .* at version None, not 1"):
         registry.move_alias(
             name, "champion", expected_digest=None, new_digest=A, new_version=versions[A], now=1.0
         )

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from retrain.boxes import Annotations
 from retrain.errors import BadInput
@@ -39,23 +40,22 @@ def test_equal_seeds_give_equal_intervals_and_other_seeds_others(evaluation_of):
     assert compare(*pair, seed=3).low != compare(*pair, seed=4).low
 
 
-def test_the_interval_is_that_of_a_bootstrap_done_by_hand(evaluation_of):
-    champion, challenger = (
-        evaluation_of(0.6, recordings=40, per_recording=1),
-        evaluation_of(0.8, seed=1, recordings=40, per_recording=1),
-    )
-    rng, differences = np.random.default_rng(9), []
-    for _ in range(250):
-        weights = np.bincount(rng.integers(0, 40, 40), minlength=40)
-        before, after = (summarise(each.matches, 3, weights).map50 for each in (champion, challenger))
-        differences.append(after - before)
+def test_the_interval_is_that_of_summaries_recomputed_on_every_draw(evaluation_of):
+    champion, challenger = evaluation_of(0.6), evaluation_of(0.8, seed=1)
+    recording = [int(group.removeprefix("cam-")) for group in champion.groups]
+    # compare() numbers recordings in the order of their names.
+    by_name = np.argsort(np.argsort([f"cam-{n}" for n in range(12)]))
+    draws = np.random.default_rng(7).multinomial(12, np.full(12, 1 / 12), 200)[:, by_name][:, recording]
 
-    result = compare(champion, challenger)
+    def scores(evaluation):
+        return np.array([summarise(evaluation.matches, 3, draw).map50 for draw in draws])
 
-    spread = np.std(differences)
-    low, high = np.quantile(differences, [0.025, 0.975])
-    assert result.low == pytest.approx(low, abs=0.45 * spread)
-    assert result.high == pytest.approx(high, abs=0.45 * spread)
+    result = compare(champion, challenger, seed=7, resamples=200)
+
+    # 2.201 is the 97.5 % quantile of Student's t with 11 degrees of freedom.
+    tail = norm.cdf(-2.20099 * np.sqrt(12 / 11))
+    expected = np.quantile(scores(challenger) - scores(champion), [tail, 1 - tail])
+    assert (result.low, result.high) == pytest.approx(expected, abs=1e-6)
 
 
 def test_recordings_are_drawn_not_frames(evaluation_of):

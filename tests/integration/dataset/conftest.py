@@ -1,0 +1,81 @@
+import io
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from retrain.boxes import Annotations
+from retrain.dataset.manager import DatasetManager
+
+CLASSES = ("zero", "one", "two")
+
+
+def encoded_image(seed: int, side: int = 24) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def fill(manager: DatasetManager, draft, seeds, side: int = 24, shift: float = 0.0, **options):
+    """Add one image per seed, four to a recording, with one box each."""
+    return manager.add_images(
+        draft,
+        [encoded_image(seed, side) for seed in seeds],
+        [Annotations.of([[1.0 + shift, 2.0, 12.0, 13.5]], [seed % len(CLASSES)]) for seed in seeds],
+        groups=[f"recording-{seed // 4}" for seed in seeds],
+        sources=options.pop("sources", "seed"),
+        metadata=[{"camera": f"camera-{seed % 2}"} for seed in seeds],
+        **options,
+    )
+
+
+def make_version(manager: DatasetManager, name: str, seeds, parent: str | None = None, **options):
+    draft = manager.create_version(name, f"about {name}", parent=parent, classes=None if parent else CLASSES)
+    fill(manager, draft, seeds, **options)
+    return manager.commit_version(draft)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-c", "safe.directory=*", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout
+
+
+@pytest.fixture(scope="session")
+def first_version_folder(tmp_path_factory):
+    """A repository with v1.0.0; tests work on copies, since making one takes 3 s."""
+    folder = tmp_path_factory.mktemp("dataset") / "first"
+    make_version(DatasetManager(folder), "v1.0.0", range(24))
+    return folder
+
+
+@pytest.fixture
+def manager(first_version_folder, tmp_path):
+    shutil.copytree(first_version_folder, tmp_path / "datasets", symlinks=True)
+    return DatasetManager(tmp_path / "datasets")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """An empty file system of 6 MB."""
+    if os.getuid() != 0 or sys.platform != "linux":
+        pytest.skip("needs root to mount a tmpfs")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"needs root to mount a tmpfs: {mounted.stderr}")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture
+def build():
+    """The functions above, for tests (which cannot import a conftest)."""
+    return SimpleNamespace(image=encoded_image, fill=fill, version=make_version, git=git, classes=CLASSES)

@@ -1,0 +1,47 @@
+"""Versions travel through a real S3 server: push, clone, pull, read."""
+
+import pytest
+
+from retrain.dataset.dvc_repository import DvcRepository
+from retrain.dataset.manager import DatasetManager
+from retrain.errors import NotFound, Unavailable
+
+
+@pytest.fixture(params=["moto", "rclone"])
+def s3_server(request):
+    return request.getfixturevalue(f"s3_server_{request.param}")
+
+
+def test_a_fresh_clone_has_every_version_after_a_pull(s3_server, manager, build, tmp_path, monkeypatch):
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    build.version(manager, "v1.1.0", range(40, 44), parent="v1.0.0")
+    bucket = s3_server.new_bucket()
+    build.git(tmp_path, "init", "-q", "--bare", "shared.git")
+
+    manager.repository.add_remote("store", f"s3://{bucket}/datasets", s3_server.endpoint_url)
+    manager.repository.push(str(tmp_path / "shared.git"))
+    build.git(tmp_path / "shared.git", "symbolic-ref", "HEAD", "refs/heads/main")
+    clone = DatasetManager(DvcRepository.clone(str(tmp_path / "shared.git"), tmp_path / "clone").folder)
+
+    assert clone.versions() == ["v1.0.0", "v1.1.0"]
+    with pytest.raises(NotFound, match="not on this machine"):
+        clone.get_version("v1.0.0")
+    clone.repository.pull()
+    assert [clone.verify(name).digest for name in clone.versions()] == [
+        manager.get_version(name).digest for name in manager.versions()
+    ]
+    stored = s3_server.client.list_objects_v2(Bucket=bucket)["KeyCount"]
+    assert stored == 2 + 2 + 2, "two packs, two lists of packs, two manifests: an inherited pack is not sent again"
+
+
+def test_a_server_that_is_gone_is_an_error_in_words_and_loses_nothing(manager, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    manager.repository.add_remote("store", "s3://bucket/datasets", "http://127.0.0.1:9")
+
+    with pytest.raises(Unavailable, match=r"`dvc push .*` failed in .*datasets"):
+        manager.repository.push()
+
+    assert manager.verify("v1.0.0").name == "v1.0.0"

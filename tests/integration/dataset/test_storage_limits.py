@@ -1,0 +1,76 @@
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from retrain.dataset.manager import DatasetManager
+from retrain.errors import StorageFull, Unavailable
+
+
+def test_a_full_disk_while_packing_loses_nothing_and_the_next_run_completes(small_disk, first_version_folder, build):
+    folder = small_disk / "datasets"
+    shutil.copytree(first_version_folder, folder, symlinks=True)
+    manager = DatasetManager(folder)
+    draft = manager.create_version("v1.1.0", parent="v1.0.0")
+    build.fill(manager, draft, range(100, 110), side=256)
+    ballast = small_disk / "ballast"
+    fill_up(ballast, leave=600_000)
+
+    with pytest.raises(StorageFull, match=rf"No space left in {folder}\. Nothing is lost: free some space"):
+        manager.commit_version("v1.1.0")
+
+    assert DatasetManager(folder).versions() == ["v1.0.0"]
+    assert manager.verify("v1.0.0").name == "v1.0.0"
+    ballast.unlink()
+    assert len(DatasetManager(folder).commit_version("v1.1.0").items) == 34
+
+
+@pytest.mark.parametrize("leave", [0, 1_000, 20_000, 60_000, 150_000])
+def test_wherever_the_disk_becomes_full_it_is_said_in_words(small_disk, first_version_folder, build, leave):
+    folder = small_disk / "datasets"
+    shutil.copytree(first_version_folder, folder, symlinks=True)
+    manager = DatasetManager(folder)
+    draft = manager.create_version("v1.1.0", parent="v1.0.0")
+    build.fill(manager, draft, range(100, 104), side=64)
+    ballast = small_disk / "ballast"
+    fill_up(ballast, leave)
+
+    try:
+        manager.commit_version("v1.1.0")
+        assert leave == 150_000
+    except StorageFull:
+        assert manager.verify("v1.0.0").name == "v1.0.0"
+    ballast.unlink()
+
+    assert len(DatasetManager(folder).commit_version("v1.1.0").items) == 28
+    assert build.git(folder, "tag").split() == ["v1.0.0", "v1.1.0"]
+
+
+def test_a_folder_that_cannot_be_written_can_be_read_and_says_so_when_written(small_disk, first_version_folder, build):
+    folder = small_disk / "datasets"
+    shutil.copytree(first_version_folder, folder, symlinks=True)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    manager = DatasetManager(folder)
+
+    version = manager.verify("v1.0.0")
+
+    assert manager.image_bytes(version, version.items[0])
+    with pytest.raises(Unavailable, match=r"No permission to write in .*datasets.* set dataset.versions_path"):
+        manager.create_version("v1.1.0", parent="v1.0.0")
+    with pytest.raises(Unavailable, match=r"No permission to write in"):
+        DatasetManager(small_disk / "new").create_version("v1.0.0", classes=["a"])
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="needs root to mount a tmpfs: the test above covers it; root ignores modes")
+def test_a_folder_without_write_permission_says_so(tmp_path):
+    tmp_path.chmod(0o500)
+
+    with pytest.raises(Unavailable, match=r"No permission to write in"):
+        DatasetManager(tmp_path / "new").create_version("v1.0.0", classes=["a"])
+
+
+def fill_up(path, leave):
+    """Write a file that leaves about this many bytes on its file system."""
+    space = os.statvfs(path.parent)
+    path.write_bytes(b"\0" * max(0, space.f_bavail * space.f_frsize - leave))

@@ -1,0 +1,70 @@
+import io
+
+import pytest
+from PIL import Image, ImageFile
+
+from retrain.dataset.images import read_image
+from retrain.errors import BadInput
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"), [("PNG", "png"), ("JPEG", "jpg"), ("BMP", "bmp"), ("WEBP", "webp")]
+)
+def test_an_image_is_known_by_its_bytes_and_has_its_formats_suffix(make_image, kind, suffix, tmp_path):
+    data = make_image(1, kind)
+    (tmp_path / "named.wrong").write_bytes(data)
+
+    image = read_image(tmp_path / "named.wrong")
+
+    assert (image.format, image.width, image.height) == (suffix, 24, 16)
+    assert image == read_image(data)
+    assert len(image.digest) == 64
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
+@pytest.mark.parametrize("forgiving", [False, True])
+def test_a_truncated_image_is_refused_also_when_another_library_allows_them(
+    make_image, kind, forgiving, monkeypatch
+):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", forgiving)
+    data = make_image(1, kind, size=(200, 200))
+
+    with pytest.raises(BadInput, match=r"cannot be decoded|is not an image"):
+        read_image(data[: len(data) // 2])
+
+
+def test_a_flipped_bit_in_a_png_is_noticed(make_image):
+    data = bytearray(make_image(1))
+    data[len(data) // 2] ^= 1
+
+    with pytest.raises(BadInput, match="cannot be decoded"):
+        read_image(bytes(data))
+
+
+def test_what_is_no_image_or_no_file_is_refused(tmp_path):
+    with pytest.raises(BadInput, match="is not an image"):
+        read_image(b"hello")
+    with pytest.raises(BadInput, match="is not an image"):
+        read_image(b"")
+    with pytest.raises(BadInput, match="cannot be read: No such file"):
+        read_image(tmp_path / "absent.png")
+    with pytest.raises(BadInput, match="cannot be read: Is a directory"):
+        read_image(tmp_path)
+
+
+def test_a_format_the_trainer_does_not_read_is_refused():
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "GIF")
+
+    with pytest.raises(BadInput, match="is GIF; use PNG"):
+        read_image(buffer.getvalue())
+
+
+def test_a_picture_turned_by_exif_has_the_size_its_readers_see():
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 20)).save(buffer, "JPEG", exif=exif)
+
+    image = read_image(buffer.getvalue())
+
+    assert (image.width, image.height) == (20, 40)
