@@ -123,9 +123,9 @@ def _model(label: str, release: Mapping[str, Any], dataset: str) -> page.ModelVe
 
 def _slice(name: str, metrics: Mapping[str, Compared]) -> page.SliceScores:
     titles = {
-        "clean": ("clean", "all cameras before the drift"),
-        "drifted": ("drifted", "cameras with the moderate drift"),
-        "blinding": ("other", "the camera that went blind (nothing is detected, so nothing was collected)"),
+        "clean": ("clean", "clean"),
+        "drifted": ("drifted", "drifted"),
+        "blinding": ("other", "blind camera"),
     }
     kind, title = titles[name]
     any_metric = metrics["map50"]

@@ -13,6 +13,7 @@ from PIL import Image
 
 from retrain.boxes import Detections, iou_matrix
 from retrain.data_collection.collector import DataCollectionService
+from retrain.data_collection.strategies import CollectionStrategy
 from retrain.serving.router import Router
 from retrain.simulation.traffic import Frame
 from tasks.resources import PRODUCTION_START, Resources
@@ -60,18 +61,9 @@ class Production:
             poll_s=settings.serving.poll_s,
         )
         self.router.start()
-        collection = settings.data_collection
-        self.collector = DataCollectionService(
-            resources.home,
-            collection.strategy,
-            collection.confidence_threshold,
-            collection.sample_rate,
-            blobs=resources.sample_blobs,
-            state=resources.state,
-            model=resources.model,
-            classes=settings.model.classes,
-            confidence_rule=collection.frame_confidence,
-        )
+        # Beside the frames the strategy asks for, a random few: a model that is sure can still be wrong, and only
+        # frames taken whatever it says can show that.
+        self.collectors = [self._collector(settings.data_collection.strategy), self._collector("random")]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -93,6 +85,21 @@ class Production:
     def keep_serving(self, seconds_per_round: float) -> "BackgroundTraffic":
         """Go on at a slow, steady rate while something else is waited for."""
         return BackgroundTraffic(self, seconds_per_round)
+
+    def _collector(self, strategy: CollectionStrategy) -> DataCollectionService:
+        resources, collection = self.resources, self.resources.config.data_collection
+        return DataCollectionService(
+            resources.home,
+            strategy,
+            collection.confidence_threshold,
+            collection.sample_rate,
+            blobs=resources.sample_blobs,
+            state=resources.state,
+            model=resources.model,
+            classes=resources.config.model.classes,
+            confidence_rule=collection.frame_confidence,
+            seed=resources.config.simulation.seed,
+        )
 
     def _serve(self, frame: Frame, *, collect: bool) -> Observation:
         answer = self.router.predict(frame.image)

@@ -18,7 +18,8 @@ import yaml
 from retrain.dataset.commands import Commands
 from retrain.dataset.disk import disk_errors, write_durably
 from retrain.dataset.folder_lock import FolderLock
-from retrain.errors import BadInput, Conflict, NotFound, PostConditionFailed
+from retrain.dataset.transfer import Transfer
+from retrain.errors import BadInput, Conflict, NotFound
 
 _BRANCH = "refs/heads/main"
 _NOTHING = "0" * 40
@@ -174,7 +175,8 @@ class DvcRepository:
         """Set where `push` and `pull` go, for every clone. Credentials come from the environment only."""
         with self.locked():
             self._return_to_branch()
-            self._run.dvc("remote", "add", "-f", "-d", name, url)
+            place = url if "://" in url else str(Path(url).absolute())
+            self._run.dvc("remote", "add", "-f", "-d", name, place)
             if endpoint_url is not None:
                 self._run.dvc("remote", "modify", name, "endpointurl", endpoint_url)
             self._run.git("add", "--", ".dvc/config")
@@ -188,21 +190,28 @@ class DvcRepository:
             PostConditionFailed: the remote still lacks something afterwards.
         """
         with self.locked():
-            self._run.dvc("push", "-q", "--all-tags")
-            if missing := json.loads(self._run.dvc("status", "--cloud", "--all-tags", "--json") or "{}"):
-                raise PostConditionFailed(
-                    f"The remote lacks {len(missing)} files after the push, first {min(missing)}."
-                )
+            self._transfer().push()
             if git_remote is not None:
-                self._run.git(
-                    "push", "-q", "--atomic", git_remote, f"{_BRANCH}:{_BRANCH}", "refs/tags/*:refs/tags/*"
-                )
+                everything = (f"{_BRANCH}:{_BRANCH}", "refs/tags/*:refs/tags/*")
+                self._run.git("push", "-q", "--atomic", git_remote, *everything)
 
     def pull(self) -> None:
-        """Bring the data of every tagged version from the remote and show the newest."""
+        """Bring the data of every tagged version from the remote and show the newest.
+
+        Raises:
+            PostConditionFailed: something is still missing afterwards.
+        """
         with self.locked():
-            self._run.dvc("fetch", "-q", "--all-tags")
+            self._transfer().fetch()
             self._run.dvc("checkout", "-q", "-f")
+
+    def _transfer(self) -> Transfer:
+        pointers = {}
+        for tag in self.tags():
+            names = self._run.git("ls-tree", "--name-only", tag.commit).split()
+            tracked = [name for name in names if name.endswith(".dvc") and name != ".dvc"]
+            pointers[tag.name] = {name: self._run.git("show", f"{tag.commit}:{name}") for name in tracked}
+        return Transfer(self.folder / ".dvc", self.scratch, self._lock, pointers)
 
     def _exists(self) -> bool:
         if not (self.folder / ".git" / "HEAD").exists() or self.resolve(_BRANCH) is None:
@@ -257,6 +266,6 @@ class DvcRepository:
     def _cached(self, md5: str, path: str) -> Path:
         if not (found := self._cache_path(md5)).exists():
             raise NotFound(
-                f"The bytes of {path} are not on this machine. Run `dvc fetch --all-tags` in {self.folder}."
+                f"The bytes of {path} are not on this machine. Pull {self.folder} from its remote first."
             )
         return found

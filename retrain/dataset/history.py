@@ -43,7 +43,7 @@ class History:
         version = read_manifest(self._repository.read(MANIFEST, f"refs/tags/{name}"))
         if commit_subject(version.name, version.digest) != subjects[name]:
             raise BadInput(
-                f"The manifest of {name} is not the one its commit names; restore it with `dvc fetch`."
+                f"The manifest of {name} is not the one its commit names; delete its cached copy and pull again."
             )
         while len(self._versions) >= _KEPT_IN_MEMORY:
             self._versions.pop(next(iter(self._versions)), None)

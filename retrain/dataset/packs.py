@@ -59,9 +59,7 @@ def read_pack(path: Path, names: Iterable[str]) -> Iterator[bytes]:
             for name in names:
                 yield _checked(archive.read(name), name, path)
     except FileNotFoundError as e:
-        raise NotFound(
-            f"Pack {path} is not on this machine. Run `dvc fetch --all-tags` in the dataset folder."
-        ) from e
+        raise NotFound(f"Pack {path} is not on this machine. Pull the dataset from its remote first.") from e
     except (zipfile.BadZipFile, KeyError, EOFError) as e:
         raise BadInput(f"Pack {path} is damaged: {e}.") from e
 

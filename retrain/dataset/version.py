@@ -193,7 +193,7 @@ def read_manifest(data: bytes) -> DatasetVersion:
     """
     lines = data.split(b"\n")
     if lines.pop() != b"":
-        raise BadInput(f"Manifest line {len(lines) + 1} is cut off; restore the file with `dvc pull`.")
+        raise BadInput(f"Manifest line {len(lines) + 1} is cut off.")
     if not lines:
         raise BadInput("Manifest line 1 must be the header, got an empty file.")
     header = _parsed(lines[0], 1)

@@ -10,7 +10,8 @@ from scipy.special import ndtr, stdtrit
 from retrain.boxes import FloatArray, IntArray
 from retrain.errors import BadInput
 from retrain.evaluation.evaluator import Evaluation
-from retrain.evaluation.metrics import IOU_THRESHOLDS, AveragePrecision
+from retrain.evaluation.matching import IOU_THRESHOLDS
+from retrain.evaluation.metrics import AveragePrecision
 
 Verdict = Literal["better", "worse", "inconclusive", "invalid"]
 Metric = Literal["map50", "map50_95"]

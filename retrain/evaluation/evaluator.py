@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from retrain.boxes import Annotations, Detections
 from retrain.errors import BadInput, NotFound, StorageFull
-from retrain.evaluation.metrics import ImageMatch, MetricSummary, match, summarise
+from retrain.evaluation.matching import ImageMatch, match
+from retrain.evaluation.metrics import MetricSummary, summarise
 
 Image = NDArray[np.uint8]
 Predict = Callable[[Sequence[Image]], Sequence[Detections]]

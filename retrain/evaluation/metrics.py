@@ -1,65 +1,23 @@
 """The one metric kernel: COCO average precision, from match records that bootstrap resamples can share.
 
-Matching (which detection finds which object) happens once per image. Everything afterwards is counting with a
-weight per image, so a bootstrap resample costs a few array operations and no IoU. Rules are those of pycocotools
-(area "all", no crowds): Lin et al. 2014, "Microsoft COCO: Common Objects in Context".
+After matching, everything is counting with a weight per image, so a bootstrap resample costs a few array
+operations and no IoU. Interpolation and means are those of pycocotools (area "all").
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrain.boxes import Annotations, Detections, FloatArray, IntArray, iou_matrix
+from retrain.boxes import FloatArray, IntArray
 from retrain.errors import BadInput
+from retrain.evaluation.matching import IOU_THRESHOLDS, BoolArray, ImageMatch
 
-BoolArray = NDArray[np.bool_]
-
-IOU_THRESHOLDS: FloatArray = np.linspace(0.5, 0.95, 10)
-MAX_DETECTIONS = 100
-"""Per image and class, as in COCO."""
 _RECALL_LEVELS: FloatArray = np.linspace(0.0, 1.0, 101)
 _CELLS_AT_ONCE = 4_000_000
 """Detections times resamples held in memory together (about 100 MB of working arrays)."""
-
-
-@dataclass(frozen=True)
-class ImageMatch:
-    """What one image adds to the metrics.
-
-    Attributes:
-        classes: of the detections that count, shape (n,), grouped by class and best score first in each.
-        scores: of the same detections, shape (n,).
-        hits: whether detection i found an object at `IOU_THRESHOLDS[t]`, shape (n, 10).
-        truth_classes: class of each true object, shape (m,).
-    """
-
-    classes: IntArray
-    scores: FloatArray
-    hits: BoolArray
-    truth_classes: IntArray
-
-    def to_json(self) -> dict[str, Any]:
-        """Hits become one 10-bit number per detection; `from_json` gives back equal values."""
-        bits = self.hits @ (1 << np.arange(len(IOU_THRESHOLDS)))
-        return {
-            "classes": self.classes.tolist(),
-            "scores": self.scores.tolist(),
-            "hits": bits.tolist(),
-            "truth": self.truth_classes.tolist(),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "ImageMatch":
-        bits = np.asarray(data["hits"], dtype=np.int64)
-        return cls(
-            classes=np.asarray(data["classes"], dtype=np.int64),
-            scores=np.asarray(data["scores"], dtype=np.float64),
-            hits=(bits[:, None] >> np.arange(len(IOU_THRESHOLDS)) & 1).astype(bool),
-            truth_classes=np.asarray(data["truth"], dtype=np.int64),
-        )
 
 
 @dataclass(frozen=True)
@@ -95,30 +53,6 @@ class PrCurve:
     recall: FloatArray
     precision: FloatArray
     scores: FloatArray
-
-
-def match(detections: Detections, truth: Annotations) -> ImageMatch:
-    """Greedy COCO matching: best score first, each takes the free object of its class with the highest IoU.
-
-    Raises:
-        BadInput: a box or score that is not a number, which would poison every later sum.
-    """
-    if not (np.isfinite(detections.boxes).all() and np.isfinite(detections.scores).all()):
-        raise BadInput(
-            "A detection has a box or score that is not finite; the model's output cannot be scored."
-        )
-    kept, hits = [np.zeros(0, dtype=np.int64)], [np.zeros((0, len(IOU_THRESHOLDS)), dtype=bool)]
-    for class_index in np.unique(detections.classes):
-        found = np.flatnonzero(detections.classes == class_index)
-        best_first = np.argsort(-detections.scores[found], kind="stable")[:MAX_DETECTIONS]
-        found = found[best_first]
-        objects = truth.boxes[truth.classes == class_index]
-        kept.append(found)
-        hits.append(_greedy(iou_matrix(detections.boxes[found], objects)))
-    index = np.concatenate(kept)
-    return ImageMatch(
-        detections.classes[index], detections.scores[index], np.concatenate(hits), truth.classes
-    )
 
 
 def summarise(
@@ -206,24 +140,6 @@ class AveragePrecision:
     def mean(self, weights: IntArray, thresholds: FloatArray) -> FloatArray:
         """Mean over classes and thresholds, shape (resamples,); NaN for a resample without any object."""
         return _mean_defined(self.resampled(weights, thresholds).mean(axis=2))
-
-
-def _greedy(iou: FloatArray) -> BoolArray:
-    """Hits of shape (detections, thresholds) for one image and class."""
-    n_detections, n_objects = iou.shape
-    hits = np.zeros((n_detections, len(IOU_THRESHOLDS)), dtype=bool)
-    free = np.ones((len(IOU_THRESHOLDS), n_objects), dtype=bool)
-    if n_objects == 0:
-        return hits
-    floor = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)
-    for index in np.flatnonzero(iou.max(axis=1) >= floor[0]):
-        candidates = np.where(free, iou[index], -1.0)
-        # pycocotools gives equal IoUs to the object that comes last.
-        choice = n_objects - 1 - np.argmax(candidates[:, ::-1], axis=1)
-        found = candidates[np.arange(len(floor)), choice] >= floor
-        hits[index] = found
-        free[found, choice[found]] = False
-    return hits
 
 
 def _pool(matches: Sequence[ImageMatch], class_index: int, units: IntArray) -> _ClassPool:

@@ -32,7 +32,9 @@ def test_a_fresh_clone_has_every_version_after_a_pull(s3_server, manager, build,
         manager.get_version(name).digest for name in manager.versions()
     ]
     stored = s3_server.client.list_objects_v2(Bucket=bucket)["KeyCount"]
-    assert stored == 2 + 2 + 2, "two packs, two lists of packs, two manifests: an inherited pack is not sent again"
+    assert stored == 2 + 2 + 2, (
+        "two packs, two lists of packs, two manifests: an inherited pack is not sent again"
+    )
 
 
 def test_a_server_that_is_gone_is_an_error_in_words_and_loses_nothing(manager, monkeypatch):

@@ -65,6 +65,7 @@ def test_processes_appending_the_same_keys_add_each_once(state, state_url):
         process.start()
     for process in processes:
         process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
     assert sum(added.get() for _ in processes) == 20
     entries = Journal(state, "shared").entries()
     assert sorted(entry.key for entry in entries) == sorted(f"key-{number}" for number in range(20))

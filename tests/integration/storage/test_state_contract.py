@@ -101,17 +101,13 @@ def test_threads_that_read_then_write_lose_no_update(with_row):
 
 
 def test_processes_that_read_then_write_lose_no_update(with_row, state_url):
-    run_together(3, add_ten, state_url)
+    run_together(3, open_and_add_twenty, state_url)
     with with_row.read() as connection:
-        assert revision(connection) == 30
+        assert revision(connection) == 60
 
 
-def add_ten(_together, url):
-    state = open_state(url)
-    for _ in range(10):
-        with state.write() as connection:
-            seen = revision(connection)
-            connection.execute(update(aliases).values(revision=seen + 1))
+def open_and_add_twenty(_together, url):
+    add_twenty(open_state(url))
 
 
 def test_processes_that_open_a_new_database_at_once_all_succeed(state_url):
@@ -135,20 +131,24 @@ def run_together(number, target, *arguments):
     assert [process.exitcode for process in processes] == [0] * number
 
 
-def test_parent_and_forked_child_can_both_go_on_writing(with_row):
-    process = multiprocessing.get_context("fork").Process(target=set_revision, args=(with_row, 7))
-    process.start()
-    process.join(30)
-    assert process.exitcode == 0
-    with with_row.write() as connection:
-        assert revision(connection) == 7
-        connection.execute(update(aliases).values(revision=8))
-    assert count(with_row) == 1
+def test_parent_and_forked_children_can_write_through_one_store_at_once(with_row):
+    fork = multiprocessing.get_context("fork")
+    children = [fork.Process(target=add_twenty, args=(with_row,)) for _ in range(3)]
+    for child in children:
+        child.start()
+    add_twenty(with_row)
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0, 0, 0]
+    with with_row.read() as connection:
+        assert revision(connection) == 80
 
 
-def set_revision(state, value):
-    with state.write() as connection:
-        connection.execute(update(aliases).values(revision=value))
+def add_twenty(state):
+    for _ in range(20):
+        with state.write() as connection:
+            seen = revision(connection)
+            connection.execute(update(aliases).values(revision=seen + 1))
 
 
 def test_a_writer_that_waits_too_long_says_who_is_in_the_way(with_row, monkeypatch, state_url):

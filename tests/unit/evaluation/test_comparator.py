@@ -9,7 +9,8 @@ from retrain.boxes import Annotations
 from retrain.errors import BadInput
 from retrain.evaluation.comparator import Comparison, compare
 from retrain.evaluation.evaluator import Evaluation
-from retrain.evaluation.metrics import ImageMatch, summarise
+from retrain.evaluation.matching import ImageMatch
+from retrain.evaluation.metrics import summarise
 
 
 def test_a_clearly_better_challenger_is_better_and_the_other_way_round_worse(evaluation_of):

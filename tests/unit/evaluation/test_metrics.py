@@ -10,7 +10,8 @@ from pycocotools.cocoeval import COCOeval
 
 from retrain.boxes import Annotations, Detections
 from retrain.errors import BadInput
-from retrain.evaluation.metrics import ImageMatch, match, pr_curve, summarise
+from retrain.evaluation.matching import ImageMatch, match
+from retrain.evaluation.metrics import pr_curve, summarise
 
 
 def random_world(seed, images=12, classes=3, detections=10, grid=None, tied_scores=False):

@@ -1,0 +1,50 @@
+"""Every version at once between this machine and the remote."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from retrain.dataset.commands import Commands
+from retrain.dataset.folder_lock import FolderLock
+from retrain.errors import PostConditionFailed
+
+
+class Transfer:
+    """DVC in a scratch workspace that shows all versions side by side, over the same cache.
+
+    DVC's own `--all-tags` transfers only one revision of each path (treeverse/dvc#10617, seen in 3.67).
+
+    Args:
+        dvc_folder: the repository's `.dvc`; gives the remote and the cache.
+        pointers: for each version, name and text of its `.dvc` files.
+    """
+
+    def __init__(
+        self, dvc_folder: Path, scratch: Path, lock: FolderLock, pointers: Mapping[str, Mapping[str, str]]
+    ) -> None:
+        folder = scratch / "every-version"
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / ".dvc").mkdir(parents=True)
+        shutil.copyfile(dvc_folder / "config", folder / ".dvc" / "config")
+        local = f"[core]\n    no_scm = true\n[cache]\n    dir = {dvc_folder / 'cache'}\n"
+        (folder / ".dvc" / "config.local").write_text(local, encoding="utf-8")
+        for version, files in pointers.items():
+            (folder / version).mkdir()
+            for name, text in files.items():
+                (folder / version / name).write_text(text, encoding="utf-8")
+        self._run = Commands(folder, scratch, lock)
+
+    def push(self) -> None:
+        self._run.dvc("push", "-q")
+        self._require_in_sync()
+
+    def fetch(self) -> None:
+        self._run.dvc("fetch", "-q")
+        self._require_in_sync()
+
+    def _require_in_sync(self) -> None:
+        if differing := json.loads(self._run.dvc("status", "--cloud", "--json") or "{}"):
+            name, state = min(differing.items())
+            where = "on the remote" if state == "new" else "on this machine"
+            raise PostConditionFailed(f"{len(differing)} files are still not {where}, first {name}.")
