@@ -18,6 +18,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+import yaml
 from filelock import FileLock, Timeout
 
 from retrain.config import RetrainConfig
@@ -172,7 +173,8 @@ class Stack:
                 return
             if self._process(service.name) is None:
                 raise Unavailable(
-                    f"{service.name} ended while starting. Last lines of {self._log(service.name)}:\n{self._tail(service.name)}"
+                    f"{service.name} ended while starting. Last lines of {self._log(service.name)}:\n"
+                    f"{self._tail(service.name)}"
                 )
             time.sleep(0.3)
         raise Unavailable(
@@ -197,8 +199,19 @@ class Stack:
     def _apply(self) -> None:
         """Work pool, deployments (`prefect.yaml`) and automations; each is idempotent by name."""
         self._prefect("work-pool", "create", WORK_POOL, "--type", "process", "--overwrite")
-        self._prefect("deploy", "--all", "--prefect-file", str(prefect_file()))
+        self._prefect("deploy", "--all", "--prefect-file", str(self._deployments()))
         self._run(sys.executable, "-m", "deployments.apply")
+
+    def _deployments(self) -> Path:
+        """`prefect.yaml` with this configuration's schedule."""
+        contents = yaml.safe_load(prefect_file().read_text(encoding="utf-8"))
+        for deployment in contents["deployments"]:
+            for schedule in deployment.get("schedules", ()):
+                schedule["interval"] = self._config.orchestration.watch_interval_s
+        written = self._home / "prefect" / "deployments.yaml"
+        written.parent.mkdir(parents=True, exist_ok=True)
+        written.write_text(yaml.safe_dump(contents, sort_keys=False), encoding="utf-8")
+        return written
 
     def _prefect(self, *arguments: str) -> None:
         self._run(sys.executable, "-m", "prefect", "--no-prompt", *arguments)

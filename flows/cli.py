@@ -3,11 +3,11 @@
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from retrain.errors import NotFound, PostConditionFailed, RetrainError
+from retrain.errors import BadInput, NotFound, PostConditionFailed, RetrainError
 
 if TYPE_CHECKING:
     from deployments.stack import Stack
@@ -48,7 +48,7 @@ def demo(
 @app.command()
 def up(config: ConfigFile = None) -> None:
     """Start the local stack: Prefect server, worker and MLflow, on this machine only."""
-    stack = _stack(config)
+    stack = _stack(config, writes=True)
     stack.up(say=typer.echo)
     _print_status(stack)
 
@@ -56,7 +56,7 @@ def up(config: ConfigFile = None) -> None:
 @app.command()
 def down(config: ConfigFile = None) -> None:
     """Stop the local stack."""
-    _stack(config).down(say=typer.echo)
+    _stack(config, writes=True).down(say=typer.echo)
 
 
 @app.command()
@@ -188,7 +188,7 @@ def ledger_at(
     try:
         parsed = datetime.fromisoformat(moment)
     except ValueError as error:
-        raise typer.BadParameter(f"{moment!r} is not an ISO time such as 2026-11-23T12:00:00.") from error
+        raise BadInput(f"{moment!r} is not an ISO time such as 2026-11-23T12:00:00.") from error
     resources = _resources(config)
     at = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
     entry = resources.ledger.champion_at(resources.model, at.timestamp())
@@ -202,17 +202,27 @@ def main() -> None:
     try:
         app()
     except RetrainError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(1)
+        _fail(str(error))
+    except OSError as error:
+        # A folder or file that cannot be used is the user's to mend; anything else is a bug and shows its trace.
+        if error.filename is None:
+            raise
+        _fail(f"Cannot use {error.filename}: {error.strerror}.")
 
 
-def _stack(config: Path | None) -> "Stack":
+def _fail(message: str) -> NoReturn:
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(1)
+
+
+def _stack(config: Path | None, *, writes: bool = False) -> "Stack":
     from deployments.stack import Stack
     from retrain.config import load_config
-    from retrain.environment import prepare
+    from retrain.environment import prepare, writable
 
     _name_config(config)
-    return Stack(prepare(), load_config(config).config)
+    settings = load_config(config).config
+    return Stack(writable(prepare()) if writes else prepare(), settings)
 
 
 def _resources(config: Path | None) -> "Resources":
@@ -226,7 +236,7 @@ def _join_stack(config: Path | None) -> None:
     """Talk to the running local stack; without one, Prefect runs the flow on a server of its own."""
     import os
 
-    stack = _stack(config)
+    stack = _stack(config, writes=True)
     if any(service.name == "prefect" and service.state == "up" for service in stack.status()):
         os.environ.update(stack.environment())
 

@@ -11,7 +11,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from retrain.config import load_config
-from retrain.environment import home, prepare
+from retrain.environment import home, prepare, writable
 from retrain.errors import Conflict, PostConditionFailed
 
 
@@ -26,7 +26,7 @@ def run_demo(*, keep: bool, seed: int) -> None:
         PostConditionFailed: something was not proven; the message says what.
         Conflict: another demo runs in the same home.
     """
-    folder = home() / "demo"
+    folder = writable(home()) / "demo"
     with _alone(folder):
         _fresh(folder, seed)
         os.environ["RETRAIN_HOME"] = str(folder)

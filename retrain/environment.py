@@ -1,9 +1,12 @@
 """Where Retrain writes, and the switches that keep every library offline, silent and out of HOME."""
 
+import errno
 import os
+import tempfile
 from pathlib import Path
 
 import retrain
+from retrain.errors import StorageFull, Unavailable
 
 
 def home() -> Path:
@@ -55,3 +58,23 @@ def prepare(folder: Path | None = None) -> Path:
     for name, value in switches(folder).items():
         os.environ.setdefault(name, value)
     return folder
+
+
+def writable(folder: Path) -> Path:
+    """The home folder, made if it is not there, once a write to it succeeded.
+
+    Raises:
+        Unavailable: nothing can be written there.
+        StorageFull: no space left.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Permission bits do not tell: a read-only file system and root's exceptions are known only by trying.
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageFull(f"No space left in the home folder {folder}; free some and retry.") from error
+        raise Unavailable(
+            f"Cannot write to the home folder {folder}: {error.strerror}. Set RETRAIN_HOME to one you may write to."
+        ) from error

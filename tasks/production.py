@@ -111,12 +111,13 @@ class Production:
                 "captured_at": frame.captured_at,
                 "frame_index": frame.index,
             }
-            taken = self.collector.collect(
-                image=encode(frame.image),
-                prediction=answer.detections,
-                metadata=metadata,
-                release=answer.digest,
-            ).taken
+            image, boxes = encode(frame.image), answer.detections
+            # Every collector is asked: a frame that both take is stored once, under the first.
+            decisions = [
+                collector.collect(image=image, prediction=boxes, metadata=metadata, release=answer.digest)
+                for collector in self.collectors
+            ]
+            taken = any(decision.taken for decision in decisions)
         return Observation(
             frame.camera,
             frame.index,

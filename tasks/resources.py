@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from retrain.annotation.review import AnnotationStore, Reviewer
 from retrain.config import RetrainConfig, load_config
-from retrain.environment import prepare
+from retrain.environment import prepare, writable
 from retrain.serving.release import ReleaseStore
 from retrain.serving.route import RouteStore
 from retrain.storage.blobs import BlobStore, open_blobs
@@ -142,5 +142,5 @@ class Resources:
 
 def build_resources(config: RetrainConfig | None) -> Resources:
     """Adapters for a given configuration, or for the one of this process's environment."""
-    home = prepare()
+    home = writable(prepare())
     return Resources(config or load_config().config, home)

@@ -88,9 +88,10 @@ class Commands:
                 check=False,
                 pass_fds=() if held is None else (held,),
             )
-        except FileNotFoundError as e:
-            missing = "git is not installed" if self._folder.is_dir() else f"{self._folder} does not exist"
-            raise Unavailable(f"Cannot run {command[0]}: {missing}.") from e
+        except (FileNotFoundError, PermissionError) as e:
+            if not self._folder.is_dir():
+                raise Unavailable(f"Cannot run {command[0]}: {self._folder} does not exist.") from e
+            raise Unavailable(f"Cannot run {command[0]}: {e.strerror}. Is it installed and on PATH?") from e
 
     def _failure(
         self, program: str, arguments: Sequence[str], done: subprocess.CompletedProcess[bytes]
@@ -109,7 +110,7 @@ class Commands:
 
 
 def _said(done: subprocess.CompletedProcess[bytes]) -> str:
-    return done.stderr.decode(errors="replace")
+    return done.stderr.decode(errors="replace").partition("\nHaving any troubles?")[0]
 
 
 def _environment(scratch: Path) -> dict[str, str]:

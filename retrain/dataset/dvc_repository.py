@@ -91,7 +91,7 @@ class DvcRepository:
                     f"{self.folder} is not empty (it has {other[0]!r}); choose a folder for datasets only."
                 )
             self._run.git("init", "-q", "--initial-branch=main")
-            self._run.dvc("init", "-q", "-f")
+            self._run.dvc("init", "-f")
             write_durably(self.folder / ".dvc" / "config", _CONFIG)
             write_durably(self.folder / ".gitignore", f"/{self.scratch.name}\n".encode())
             self._run.git("add", "--", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
@@ -160,7 +160,7 @@ class DvcRepository:
             if self.resolve(revision) is None:
                 raise NotFound(f"No revision {revision!r} in {self.folder}.")
             self._run.git("checkout", "-q", "-f", revision)
-            self._run.dvc("checkout", "-q", "-f")
+            self._run.dvc("checkout", "-f")
 
     def status(self) -> dict[str, Any]:
         """What in the folder differs from the newest commit; empty when nothing does."""
@@ -203,7 +203,7 @@ class DvcRepository:
         """
         with self.locked():
             self._transfer().fetch()
-            self._run.dvc("checkout", "-q", "-f")
+            self._run.dvc("checkout", "-f")
 
     def _transfer(self) -> Transfer:
         pointers = {}

@@ -36,11 +36,11 @@ class Transfer:
         self._run = Commands(folder, scratch, lock)
 
     def push(self) -> None:
-        self._run.dvc("push", "-q")
+        self._run.dvc("push")
         self._require_in_sync()
 
     def fetch(self) -> None:
-        self._run.dvc("fetch", "-q")
+        self._run.dvc("fetch")
         self._require_in_sync()
 
     def _require_in_sync(self) -> None:

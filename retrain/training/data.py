@@ -89,12 +89,12 @@ def read_labels(path: Path, classes: int) -> NDArray[np.float32]:
     if not path.is_file():
         return np.zeros((0, 5), dtype=np.float32)
     lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not lines:
+        return np.zeros((0, 5), dtype=np.float32)  # a background image: nothing to find is a label too
     try:
         rows = np.array(lines, dtype=np.float32).reshape(len(lines), -1)
     except ValueError as error:
         raise BadInput(f"{path} must hold rows of five numbers ({error}).") from error
-    if not len(rows):
-        return np.zeros((0, 5), dtype=np.float32)
     if rows.shape[1] != 5 or not np.isfinite(rows).all():
         raise BadInput(f"{path} must hold rows of five finite numbers.")
     unknown = (rows[:, 0] % 1 != 0) | (rows[:, 0] < 0) | (rows[:, 0] >= classes)

@@ -1,15 +1,20 @@
 """A tiny world with a first champion, on a real Prefect server; each test gets a copy of its own."""
 
 import io
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.stack import Stack, free_port
 from flows.first_champion import first_champion_flow
@@ -19,6 +24,52 @@ from retrain.data_collection.collector import DataCollectionService
 from tasks.resources import Resources
 
 SIZE = 64
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a cycle's process ended, and what it printed."""
+
+    returncode: int
+    output: str
+
+
+class Driver:
+    """The parent process of `driver.py`."""
+
+    def __init__(self, folder):
+        self._folder = folder
+        self._process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("driver.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._outputs = {}
+
+    def start(self, trigger, point="none", **environment):
+        output = str(self._folder / f"{len(self._outputs)}.log")
+        environment = {"RETRAIN_HOME": os.environ["RETRAIN_HOME"], **environment}
+        command = {"start": trigger, "point": point, "environment": environment, "output": output}
+        pid = self._ask(command)["pid"]
+        self._outputs[pid] = output
+        return pid
+
+    def wait(self, pid):
+        code = self._ask({"wait": pid})["code"]
+        return Ended(code, Path(self._outputs[pid]).read_text(encoding="utf-8"))
+
+    def run(self, trigger, point="none", **environment):
+        return self.wait(self.start(trigger, point, **environment))
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait(timeout=30)
+
+    def _ask(self, command):
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
 
 
 def picture(number):
@@ -41,8 +92,10 @@ def prefect_server():
         before = dict(os.environ)
         try:
             stack.up(("prefect",), say=lambda _: None)
-            os.environ.update(PREFECT_API_URL=stack.api_url)
-            yield stack.api_url
+            os.environ.update(stack.environment() | {"RETRAIN_HOME": before["RETRAIN_HOME"]})
+            # Prefect read its settings when it was imported.
+            with temporary_settings(updates={PREFECT_API_URL: stack.api_url}):
+                yield stack.api_url
         finally:
             os.environ.clear()
             os.environ.update(before)
@@ -104,6 +157,13 @@ def make_world(resources):
             metadata={"camera_id": "c", "recording": f"new-{number // 2}", "captured_at": time.time()},
         )
         assert decision.taken, decision
+
+
+@pytest.fixture(scope="session")
+def driver(prefect_server, tmp_path_factory):
+    parent = Driver(tmp_path_factory.mktemp("driver"))
+    yield parent
+    parent.close()
 
 
 @pytest.fixture

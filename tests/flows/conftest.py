@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.stack import Stack, free_port
 from retrain.config import RetrainConfig
@@ -27,7 +28,9 @@ def stack(stack_home):
     try:
         stack.up(("prefect", "worker"), say=lambda _: None)
         os.environ.update(stack.environment())
-        yield stack
+        # Prefect read its settings when it was imported.
+        with temporary_settings(updates={PREFECT_API_URL: stack.api_url}):
+            yield stack
     finally:
         os.environ.clear()
         os.environ.update(before)

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.server
 
 def runs_of(stack, flow):
     reply = httpx.post(
-        f"{stack.api_url}/flow_runs/filter", json={"flows": {"name": {"any_": [flow]}}, "limit": 200}, timeout=10
+        f"{stack.api_url}/flow_runs/filter",
+        json={"flows": {"name": {"any_": [flow]}}, "limit": 200},
+        timeout=10,
     )
     reply.raise_for_status()
     return reply.json()
@@ -78,7 +80,9 @@ def test_every_deployment_hands_its_run_the_parameters_it_was_given(stack):
             return str(run.id)
 
     run_id = asyncio.run(start())
-    run = wait_for(lambda: next((r for r in runs_of(stack, "watch") if r["id"] == run_id and r["end_time"]), None))
+    run = wait_for(
+        lambda: next((r for r in runs_of(stack, "watch") if r["id"] == run_id and r["end_time"]), None)
+    )
     logs = httpx.post(
         f"{stack.api_url}/logs/filter", json={"logs": {"flow_run_id": {"any_": [run_id]}}}, timeout=10
     ).json()
@@ -111,7 +115,9 @@ def test_a_taken_port_is_one_clear_sentence(tmp_path):
         occupant.bind(("127.0.0.1", 0))
         occupant.listen()
         port = occupant.getsockname()[1]
-        config = RetrainConfig.model_validate({"orchestration": {"prefect_port": port, "mlflow_port": free_port()}})
+        config = RetrainConfig.model_validate(
+            {"orchestration": {"prefect_port": port, "mlflow_port": free_port()}}
+        )
 
         with pytest.raises(Unavailable, match=f"Port {port} is taken.*orchestration.prefect_port"):
             Stack(tmp_path, config).up(("prefect",), say=lambda _: None)
@@ -120,7 +126,9 @@ def test_a_taken_port_is_one_clear_sentence(tmp_path):
 def test_a_pid_file_of_a_reused_pid_is_not_believed(tmp_path):
     config = RetrainConfig()
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "prefect.pid").write_text(json.dumps({"pid": os.getpid(), "started": 1.0}), encoding="utf-8")
+    (tmp_path / "run" / "prefect.pid").write_text(
+        json.dumps({"pid": os.getpid(), "started": 1.0}), encoding="utf-8"
+    )
 
     states = {row.name: row.state for row in Stack(tmp_path, config).status()}
 

@@ -43,7 +43,7 @@ def test_a_server_that_is_gone_is_an_error_in_words_and_loses_nothing(manager, m
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     manager.repository.add_remote("store", "s3://bucket/datasets", "http://127.0.0.1:9")
 
-    with pytest.raises(Unavailable, match=r"`dvc push .*` failed in .*datasets"):
+    with pytest.raises(Unavailable, match=r"`dvc push` failed in .*(refused|connect)"):
         manager.repository.push()
 
     assert manager.verify("v1.0.0").name == "v1.0.0"

@@ -57,7 +57,7 @@ def test_a_missing_or_cut_pack_says_so(files, tmp_path):
 
     with pytest.raises(BadInput, match="is damaged"):
         list(read_pack(pack, [files[0][0]]))
-    with pytest.raises(NotFound, match="not on this machine. Pull the dataset"):
+    with pytest.raises(NotFound, match=r"not on this machine\. Pull the dataset"):
         list(read_pack(tmp_path / "none.zip", [files[0][0]]))
 
 

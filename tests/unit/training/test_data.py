@@ -80,3 +80,10 @@ def test_image_cut_short_is_an_error_naming_it(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(BadInput, match=r"1\.png"):
         dataset(tmp_path)
+
+
+def test_an_empty_label_file_is_an_image_with_nothing_to_find(tmp_path):
+    path = tmp_path / "background.txt"
+    path.write_text("\n", encoding="utf-8")
+
+    assert read_labels(path, classes=2).shape == (0, 5)

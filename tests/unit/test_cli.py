@@ -1,0 +1,245 @@
+"""The console script as a person meets it: exit codes, one-line errors, and what it needs around it."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from flows.cli import main
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+COMMANDS = (
+    "",
+    "demo",
+    "up",
+    "down",
+    "status",
+    "config",
+    "watch",
+    "reconcile",
+    "cycle",
+    "cycle run",
+    "cycle list",
+    "cycle show",
+    "cycle abandon",
+    "data",
+    "data restore",
+    "ledger",
+    "ledger list",
+    "ledger at",
+)
+
+
+@pytest.fixture
+def home(tmp_path):
+    folder = tmp_path / "home"
+    folder.mkdir()
+    return folder
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def retrain(capfd):
+    """Run a command here, as the console script does; a process for each would take a second."""
+
+    def run(arguments: str, home: Path | str, **environment: str) -> Done:
+        with mock.patch.dict(os.environ, surroundings(home, environment), clear=True):
+            with mock.patch.object(sys, "argv", ["retrain", *arguments.split()]):
+                try:
+                    main()
+                    code = 0
+                except SystemExit as end:
+                    code = int(end.code or 0)
+        return Done(code, *capfd.readouterr())
+
+    return run
+
+
+def process(arguments: str, home: Path | str, **environment: str | None) -> Done:
+    """Run a command as a process of its own, in the root folder."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from flows.cli import main; main()", *arguments.split()],
+        env=surroundings(home, {"PYTHONPATH": str(CHECKOUT), "PYTHONDONTWRITEBYTECODE": "1", **environment}),
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def surroundings(home: Path | str, changed: Mapping[str, str | None]) -> dict[str, str]:
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("RETRAIN_", "PREFECT_"))
+    }
+    everything = {**kept, "COLUMNS": "200", "RETRAIN_HOME": str(home), **changed}
+    return {name: value for name, value in everything.items() if value is not None}
+
+
+def assert_one_error_line(done, *parts: str) -> None:
+    assert done.returncode == 1, (done.stdout, done.stderr)
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0]
+
+
+def test_help_of_every_command_works_and_imports_no_heavy_library():
+    # One process for all: what any of them imported is seen at the end.
+    code = f"""
+import json, sys
+from flows import cli
+def commands(app, prefix=()):
+    yield " ".join(prefix)
+    for one in app.registered_commands:
+        yield " ".join((*prefix, one.name or one.callback.__name__))
+    for group in app.registered_groups:
+        yield from commands(group.typer_instance, (*prefix, group.name))
+codes = {{}}
+for command in {COMMANDS!r}:
+    sys.argv = ["retrain", *command.split(), "--help"]
+    try:
+        cli.main()
+    except SystemExit as end:
+        codes[command] = end.code
+heavy = {{"torch", "prefect", "mlflow", "dvc", "ultralytics", "lightning", "sklearn", "numpy", "sqlalchemy"}}
+print(json.dumps([codes, sorted(commands(cli.app)), sorted(heavy & set(sys.modules))]), file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=True
+    )
+    codes, known, imported = json.loads(done.stderr.splitlines()[-1])
+
+    assert codes == dict.fromkeys(COMMANDS, 0)
+    assert known == sorted(COMMANDS), "this test must list every command"
+    assert imported == []
+    assert done.stdout.count("Usage: ") == len(COMMANDS)
+
+
+def test_help_works_as_a_process_from_anywhere(home, retrain):
+    done = retrain("--help", home)
+
+    assert done.returncode == 0
+    assert all(command in done.stdout for command in ("demo", "status", "ledger"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "parts"),
+    [
+        ("config", "training:\n  epoch: 5\n", ("config.yaml:2", "training.epochs")),
+        ("status", "training: 5\n", ("training",)),
+        ("config", "- a\n", ("must hold sections",)),
+        ("config", "a: [\n", ("is not YAML",)),
+        ("cycle list", "storage: {state_url: 'mysql://h/d'}\n", ("mysql",)),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_one_line(home, arguments, text, parts, retrain):
+    (home / "config.yaml").write_text(text, encoding="utf-8")
+
+    assert_one_error_line(retrain(arguments, home), *parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ("config --config /nowhere/c.yaml", ("/nowhere/c.yaml", "--config")),
+        ("cycle show cycle-none", ("'cycle-none'", "retrain cycle list")),
+        ("cycle abandon cycle-none", ("'cycle-none'",)),
+        ("ledger at yesterday", ("'yesterday'", "2026-11-23T12:00:00")),
+        ("ledger at 2020-01-01", ("detector had no champion at 2020-01-01",)),
+        ("data restore --folder /nowhere", ("params.yaml", "/nowhere")),
+    ],
+)
+def test_what_does_not_exist_or_cannot_be_read_is_one_line(home, arguments, parts, retrain):
+    assert_one_error_line(retrain(arguments, home), *parts)
+
+
+def test_a_configuration_file_named_by_the_environment_but_missing_is_one_line(home, retrain):
+    assert_one_error_line(retrain("status", home, RETRAIN_CONFIG="/nowhere/c.yaml"), "/nowhere/c.yaml")
+
+
+def test_a_taken_port_is_one_line_that_names_the_setting(home, retrain):
+    with socket.socket() as occupant:
+        occupant.bind(("127.0.0.1", 0))
+        occupant.listen()
+        port = occupant.getsockname()[1]
+
+        done = retrain("up", home, RETRAIN_ORCHESTRATION__PREFECT_PORT=str(port))
+
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: Port {port} is taken. Stop what uses it, or set orchestration.prefect_port "
+        "(or RETRAIN_ORCHESTRATION__PREFECT_PORT) to a free port.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["up", "down", "watch", "reconcile", "cycle run", "cycle list", "ledger list", "demo"],
+)
+def test_a_home_that_cannot_be_written_is_one_line_that_says_what_to_set(arguments, retrain):
+    assert_one_error_line(retrain(arguments, "/proc/nope"), "/proc/nope", "Set RETRAIN_HOME")
+
+
+def test_a_home_that_is_a_file_is_one_line(tmp_path, retrain):
+    (tmp_path / "file").write_text("")
+
+    assert_one_error_line(
+        retrain("up", tmp_path / "file"), "Cannot write to the home folder", "Set RETRAIN_HOME"
+    )
+    assert_one_error_line(retrain("status", tmp_path / "file"), "Cannot use", str(tmp_path / "file"))
+
+
+def test_an_argument_that_does_not_exist_is_a_usage_error(home, retrain):
+    done = retrain("status --what", home)
+
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_config_shows_every_value_and_its_source(home, retrain):
+    (home / "config.yaml").write_text("training:\n  patience: 3\n", encoding="utf-8")
+
+    done = retrain("config", home, RETRAIN_TRAINING__EPOCHS="5")
+
+    rows = {line.split()[0]: line.rstrip().split(maxsplit=2)[1:] for line in done.stdout.splitlines()}
+    assert done.returncode == 0
+    assert rows["training.epochs"] == ["5", "environment RETRAIN_TRAINING__EPOCHS"]
+    assert rows["training.patience"] == ["3", f"{home}/config.yaml:2"]
+    assert rows["training.batch_size"] == ["16", "default"]
+
+
+def test_status_of_a_stack_that_is_down_exits_with_one_and_writes_nothing(tmp_path, retrain):
+    done = retrain("status", tmp_path / "new")
+
+    assert done.returncode == 1
+    assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [
+        ["prefect", "down"],
+        ["worker", "down"],
+        ["mlflow", "down"],
+    ]
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("user_home", [None, "/proc/nope"])
+def test_it_works_without_a_usable_user_home_and_from_any_folder(home, user_home):
+    for arguments, code in (("status", 1), ("cycle list", 0)):
+        done = process(arguments, home, HOME=user_home)
+
+        assert done.returncode == code, done.stderr
+        assert done.stderr == ""

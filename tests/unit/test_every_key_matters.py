@@ -1,0 +1,546 @@
+"""Every configuration key changes something a user can observe, computed by the code that runs in production.
+
+A probe runs product code under a configuration and returns what came out. Where that code would meet a network, a
+clock or a neural network, the probe stands at that border and looks at what is handed over.
+"""
+
+import hashlib
+import itertools
+import json
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+import yaml
+from sqlalchemy import select
+
+from deployments.stack import Stack
+from flows.demo import _serve_until_crossing
+from retrain.boxes import Annotations, Detections
+from retrain.config import RetrainConfig
+from retrain.data_collection.triggers import record_crossing, select_samples
+from retrain.dataset.splitter import DatasetSplitter
+from retrain.errors import PostConditionFailed, RetrainError
+from retrain.evaluation.comparator import Comparison
+from retrain.serving.release import Lineage, read_release
+from retrain.storage.blobs import S3Blobs
+from retrain.storage.schema import samples
+from retrain.training.request import TrainingRequest
+from tasks.annotation import annotate
+from tasks.cycle import CycleWork, cycle_work
+from tasks.data_collection import watch_samples
+from tasks.dataset import lay_out
+from tasks.evaluation import FROZEN, NEW, evaluate_models, gate
+from tasks.production import Production, encode
+from tasks.reconcile import start_missing_cycles
+from tasks.resources import PRODUCTION_START, Resources
+from tasks.serving import promote, register_release
+from tasks.simulation import heldout_frames, make_first_version
+from tasks.training import train
+
+Probe = Callable[[Resources, pytest.MonkeyPatch], Any]
+
+SMALL = {
+    "training.image_size": 160,
+    "simulation.train_frames": 36,
+    "simulation.frames_per_recording": 2,
+    "simulation.heldout_frames": 6,
+    "simulation.max_frames": 2,
+}
+"""On both sides of every comparison, so that a probe takes a fraction of a second."""
+
+
+class Oracle:
+    """Stands in for the network: two boxes whose scores depend on the pixels."""
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> "Oracle":
+        return cls(Path(folder).name)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def predict(self, images: Any, confidence: float = 0.001) -> list[Detections]:
+        return [self._answer(image) for image in images]
+
+    def _answer(self, image: Any) -> Detections:
+        drawn = hashlib.blake2b(self.name.encode() + image.tobytes(), digest_size=2).digest()
+        low, high = sorted((0.26 + 0.7 * drawn[0] / 255, 0.26 + 0.7 * drawn[1] / 255))
+        return Detections.of([[10, 10, 30, 30], [60, 60, 90, 90]], [0, 0], [high, low])
+
+
+@contextmanager
+def open_work(resources: Resources, patch: pytest.MonkeyPatch) -> Iterator[CycleWork]:
+    patch.setattr("tasks.cycle.announce", MagicMock())
+    with cycle_work(resources, "probe") as work:
+        yield work
+
+
+def released(resources: Resources, name: str = "model") -> str:
+    """The digest of a published release; `name` makes it another one."""
+    folder = model_folder(resources, name)
+    return resources.releases.publish(folder, Lineage("v1.0.0", "0" * 64, name, None, "probe"))
+
+
+def model_folder(resources: Resources, name: str) -> Path:
+    folder = resources.home / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "weights.safetensors").write_bytes(name.encode())
+    classes = list(resources.config.model.classes)
+    (folder / "model.json").write_text(json.dumps({"classes": classes, "imgsz": 32}))
+    return folder
+
+
+@contextmanager
+def production(resources: Resources, patch: pytest.MonkeyPatch, rounds: int = 4) -> Iterator[Production]:
+    """Production that has served some rounds of drifted and undrifted frames."""
+    patch.setitem(sys.modules, "retrain.detector", SimpleNamespace(Detector=Oracle))
+    resources.routes.initialise(resources.model, released(resources), time.time())
+    with Production(resources) as running:
+        for _ in range(rounds):
+            running.serve_round()
+        yield running
+
+
+def stored_samples(resources: Resources) -> list[tuple[Any, ...]]:
+    columns = (
+        samples.c.id,
+        samples.c.model,
+        samples.c.strategy,
+        samples.c.confidence,
+        samples.c.inclusion_probability,
+    )
+    with resources.state.read() as connection:
+        return sorted(tuple(row) for row in connection.execute(select(*columns)))
+
+
+def collected(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    with production(resources, patch):
+        return stored_samples(resources)
+
+
+def places(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    """Where things lie after production has collected samples."""
+    bucket = RecordingBucket()
+    patch.setattr(S3Blobs, "_connect", lambda store: bucket)
+    with production(resources, patch):
+        root = resources.home.parent
+        files = [path.relative_to(root).parts for path in root.rglob("*") if path.is_file()]
+    return sorted({parts[:-2] or parts for parts in files if "cache" not in parts}), sorted(bucket.names)
+
+
+class RecordingBucket:
+    """The S3 client at its border: what is put where."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def put_object(self, Bucket: str, Key: str, Body: bytes) -> None:  # noqa: N803
+        self.names.add(Bucket)
+        self._body = Body
+
+    def head_object(self, Bucket: str, Key: str) -> Mapping[str, Any]:  # noqa: N803
+        return {"ContentLength": len(self._body), "ETag": hashlib.md5(self._body).hexdigest()}
+
+
+def polls(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    """How long the router's thread sleeps between two looks at the route."""
+    waits: list[float | None] = []
+
+    class Event(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout)
+            return super().wait(timeout)
+
+    names = {"Event": Event, "Thread": threading.Thread, "Lock": threading.Lock}
+    patch.setattr("retrain.serving.router.threading", SimpleNamespace(**names))
+    with production(resources, patch, rounds=0):
+        deadline = time.monotonic() + 5
+        while not waits and time.monotonic() < deadline:
+            time.sleep(0.001)
+    return waits[0]
+
+
+def threshold_watch(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    """The event that the watch announces, if any."""
+    events: list[Mapping[str, Any]] = []
+    patch.setattr("tasks.events.emit_event", lambda **event: events.append(event))
+    patch.setattr("tasks.data_collection.get_run_logger", MagicMock())
+    with production(resources, patch):
+        watch_samples.fn(resources)
+    return [(event["event"], event["resource"], event["payload"]) for event in events]
+
+
+def missing_cycles(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    """What reconcile does about a crossing of 150 s ago whose cycle was started three times and never finished."""
+    patch.setattr("tasks.reconcile.run_deployment", MagicMock())
+    patch.setattr("tasks.reconcile.get_run_logger", MagicMock())
+    patch.setattr("tasks.cycle.announce", MagicMock())
+    with production(resources, patch):
+        crossing = record_crossing(resources.state, resources.model, 1, time.time() - 150)
+    assert crossing is not None
+    for _ in range(3):
+        with cycle_work(resources, crossing.id):
+            pass
+    try:
+        return start_missing_cycles.fn(resources)
+    except RetrainError as error:
+        return str(error)
+
+
+def labels(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    """What the annotate stage stores for the samples that production collected, and what it leaves out."""
+    with production(resources, patch), open_work(resources, patch) as work:
+        select_samples(resources.state, resources.model, work.cycle.id, 100)
+        report = annotate.fn(work, released(resources))
+        stored = resources.annotations.load(work.cycle.id)
+    boxes = {one.sample_id: one.annotations.to_json() for one in stored.values()}
+    return report, boxes
+
+
+def training_job(resources: Resources, patch: pytest.MonkeyPatch, *, fine_tune: bool = False) -> Any:
+    """What the train stage hands to the trainer, checked as the trainer checks it."""
+
+    class Handed(Exception):  # noqa: N818
+        pass
+
+    class Trainer:
+        def __init__(self, work_dir: Path, **settings: Any) -> None:
+            self.settings = settings
+
+        def train(self, request: Mapping[str, Any], on_epoch: Any) -> None:
+            raise Handed(self.settings, TrainingRequest.of(request).identity())
+
+    module = SimpleNamespace(TrainingOrchestrator=Trainer)
+    patch.setitem(sys.modules, "retrain.training.orchestrator", module)
+    patch.setattr("tasks.training.create_progress_artifact", MagicMock())
+    resources.__dict__["tracker"] = MagicMock()
+    folders = {"train": ["train"], "val": "val"}
+    initial = released(resources) if fine_tune else None
+    with open_work(resources, patch) as work, pytest.raises(Handed) as handed:
+        train.fn(work, {"name": "v1.0.0", "digest": "d"}, folders, initial)
+    return handed.value.args
+
+
+def fine_tuning_job(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    return training_job(resources, patch, fine_tune=True)
+
+
+def laid_out(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    """Images in the folders that the layout stage makes for the trainer."""
+    old = [SimpleNamespace(image=hashlib.sha256(bytes([n])).hexdigest(), split="train") for n in range(30)]
+    new = [SimpleNamespace(image="f" * 64, split="train"), SimpleNamespace(image="e" * 64, split="val")]
+    versions = {"v1.0.0": SimpleNamespace(items=old), "v1.1.0": SimpleNamespace(items=[*old, *new])}
+    resources.__dict__["datasets"] = SimpleNamespace(get_version=versions.__getitem__)
+    folders: list[list[str]] = []
+
+    def materialise(version: Any, datasets: Any, wanted: Callable[[Any], bool], root: Path) -> Path:
+        folders.append(sorted(item.image for item in version.items if wanted(item)))
+        return root / str(len(folders))
+
+    patch.setattr("tasks.dataset.materialise", materialise)
+    with open_work(resources, patch) as work:
+        lay_out.fn(work, {"name": "v1.1.0"}, "v1.0.0")
+    return folders
+
+
+def first_version(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    """Image digests of the first dataset version, with the split that each gets."""
+    datasets = MagicMock()
+    resources.__dict__["datasets"] = datasets
+    make_first_version.fn(resources)
+    created, added = datasets.create_version.call_args, datasets.add_images.call_args
+    splitter = DatasetSplitter(created.kwargs["splits"])
+    images = [hashlib.sha256(data).hexdigest() for data in added.args[1]]
+    return images, [(group, splitter.split_of(group)) for group in added.kwargs["groups"]]
+
+
+def evaluated(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    """Comparisons of the evaluate stage, and the champion's stored scores."""
+    patch.setitem(sys.modules, "retrain.detector", SimpleNamespace(Detector=Oracle))
+    patch.setattr("tasks.evaluation.create_table_artifact", MagicMock())
+    frames = [resources.traffic.frame("dock-a", index) for index in range(24)]
+    truth = Annotations.of([[10, 10, 30, 30], [60, 60, 90, 95]], [0, 0])
+    items = [SimpleNamespace(image=f"{n:02}", group=f"r{n // 2}", split="test", annotations=truth, pixels=frame.image)
+             for n, frame in enumerate(frames)]  # fmt: skip
+    versions = {"v1.0.0": SimpleNamespace(items=items[:12]), "v1.1.0": SimpleNamespace(items=items)}
+    resources.__dict__["datasets"] = SimpleNamespace(
+        get_version=versions.__getitem__, image_bytes=lambda _, item: encode(item.pixels)
+    )
+    plan = {"champion": released(resources), "parent_version": "v1.0.0"}
+    training = {"job_id": "j", "model_folder": model_folder(resources, "challenger").name}
+    with open_work(resources, patch) as work:
+        compared = evaluate_models.fn(work, plan, {"name": "v1.1.0"}, training)
+        stored = json.loads((resources.home / "cycles" / work.cycle.id / "champion.json").read_bytes())
+    return compared, stored["summary"]
+
+
+def gated(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    """The gate's answer to a clear gain on the new frames and a possible small loss on the frozen test."""
+
+    def comparison(low: float, high: float, verdict: str) -> Mapping[str, Any]:
+        middle = (low + high) / 2
+        return Comparison(
+            "map50", 0.8, 0.8 + middle, middle, low, high, 0.95, 50, 10, 1000, "", verdict, ""
+        ).to_json()
+
+    found = {NEW: comparison(0.1, 0.2, "better"), FROZEN: comparison(-0.02, 0.01, "inconclusive")}
+    with open_work(resources, patch) as work:
+        return gate.fn(work, found)["passed"]
+
+
+def release_thresholds(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    """Scores from which the registered release calls a box found."""
+    resources.__dict__["registry"] = MagicMock()
+    resources.registry.register.return_value = "1"
+    training = {
+        "job_id": "j",
+        "run_id": "r",
+        "model_uri": "m",
+        "model_folder": model_folder(resources, "trained").name,
+    }
+    with open_work(resources, patch) as work:
+        release = register_release.fn(work, training, {"name": "v1.0.0", "digest": "d"}, None)
+    return read_release(resources.releases.fetch(release["digest"])).thresholds
+
+
+def promotion(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    """How a promotion ends, and after how long, when no router runs."""
+    ticks = itertools.count()
+    slept: list[float] = []
+    clock = SimpleNamespace(time=lambda: 1e9 + sum(slept) + next(ticks) * 1e-6, sleep=slept.append)
+    patch.setattr("tasks.serving.time", clock)
+    patch.setattr("tasks.serving.announce", MagicMock())
+    patch.setattr("tasks.serving.get_run_logger", MagicMock())
+    resources.__dict__["registry"] = MagicMock()
+    champion, challenger = released(resources, "champion"), released(resources, "challenger")
+    resources.routes.initialise(resources.model, champion, 1e9)
+    with open_work(resources, patch) as work:
+        try:
+            promote.fn(work, {"champion": champion}, {"digest": challenger, "model_version": "2"}, {})
+            ending = "promoted"
+        except PostConditionFailed:
+            ending = "withdrawn"
+    return ending, resources.routes.get(resources.model).control == challenger, round(sum(slept))
+
+
+def mlflow_experiment(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    """The experiment that the tracker makes, and on which server."""
+    made: list[Any] = []
+
+    def connect(uri: str) -> Any:
+        client = MagicMock()
+        client.get_experiment_by_name.return_value = None
+        client.create_experiment.side_effect = lambda name, artifact_location: made.append(
+            (uri, name, artifact_location)
+        )
+        return client
+
+    patch.setattr("retrain.mlflow_integration.tracker.connect", connect)
+    _ = resources.tracker
+    return made
+
+
+def stack_addresses(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    return [(row.name, row.url) for row in Stack(resources.home, resources.config).status()]
+
+
+def worker_environment(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    """Of the variables a worker is started with, those about how it asks the server."""
+    environment = Stack(resources.home, resources.config).environment()
+    return {name: value for name, value in environment.items() if name.startswith("PREFECT_WORKER")}
+
+
+def schedules(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    """Schedules in the file that `retrain up` has Prefect deploy."""
+    commands: list[tuple[str, ...]] = []
+    patch.setattr(Stack, "_run", lambda stack, *command: commands.append(command))
+    Stack(resources.home, resources.config)._apply()
+    (deploy,) = (command for command in commands if "deploy" in command)
+    deployed = yaml.safe_load(Path(deploy[deploy.index("--prefect-file") + 1]).read_text())
+    return {one["entrypoint"]: one.get("schedules") for one in deployed["deployments"]}
+
+
+def datasets_folder(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    return resources.datasets.repository.folder
+
+
+def traffic(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    """Frames of a camera around the beginning of its drift."""
+    frames = [resources.traffic.frame("gate-n", PRODUCTION_START + index) for index in range(18, 23)]
+    return [(frame.recording, frame.drifted, hashlib.sha256(frame.image).hexdigest()) for frame in frames]
+
+
+def heldout(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    return {condition: len(frames) for condition, frames in heldout_frames(resources).items()}
+
+
+def patience_of_the_demo(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    """How many frames the demo serves before it gives up on a threshold that is never reached."""
+    with (
+        production(resources, patch, rounds=0) as running,
+        pytest.raises(PostConditionFailed, match=r"simulation\.max_frames"),
+    ):
+        _serve_until_crossing(resources, running, MagicMock())
+    return len(running.observations)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Another value than the default, what shows the difference, and what else is set to be able to see it."""
+
+    other: Any
+    probe: Probe
+    both: Mapping[str, Any] = field(default_factory=dict)
+    """Set on both sides."""
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    """Set with the other value, where one key cannot change alone."""
+
+
+SIMULATED = {"annotation.reviewer": "simulated", "data_collection.strategy": "all"}
+"""Every frame is collected, and a person looks at those the model is unsure of."""
+
+CASES: dict[str, Case] = {
+    "model.name": Case("gates", threshold_watch, {"data_collection.retrain_threshold": 1}),
+    "model.classes": Case(("a", "b"), training_job),
+    "storage.state_url": Case("sqlite:///{tmp}/elsewhere/other.db", places),
+    "storage.blobs_url": Case("{tmp}/elsewhere", places),
+    "data_collection.strategy": Case("boundary", collected),
+    "data_collection.confidence_threshold": Case(0.4, collected),
+    "data_collection.sample_rate": Case(0.9, collected),
+    "data_collection.frame_confidence": Case("mean", collected),
+    "data_collection.retrain_threshold": Case(3, threshold_watch),
+    "data_collection.storage_path": Case("{tmp}/elsewhere", places),
+    "data_collection.s3_bucket": Case("samples", places),
+    "annotation.auto_label": Case(False, labels, {"annotation.auto_label_threshold": 0.3}),
+    "annotation.auto_label_threshold": Case(0.3, labels),
+    "annotation.require_review": Case(False, labels),
+    "annotation.reviewer": Case("simulated", labels),
+    "dataset.versions_path": Case("{tmp}/elsewhere", datasets_folder),
+    "dataset.splits.train": Case(0.3, first_version, beside={"dataset.splits.test": 0.55}),
+    "dataset.splits.val": Case(0.6, first_version, beside={"dataset.splits.train": 0.25}),
+    "dataset.splits.test": Case(0.6, first_version, beside={"dataset.splits.train": 0.25}),
+    "training.model": Case("yolov8s", training_job),
+    "training.num_gpus": Case(1, training_job),
+    "training.mixed_precision": Case(True, training_job),
+    "training.gradient_accumulation": Case(4, training_job),
+    "training.batch_size": Case(8, training_job),
+    "training.epochs": Case(7, training_job),
+    "training.learning_rate": Case(0.01, training_job),
+    "training.optimizer": Case("sgd", training_job),
+    "training.scheduler": Case("cosine", training_job),
+    "training.image_size": Case(320, training_job),
+    "training.early_stopping": Case(False, training_job),
+    "training.patience": Case(3, training_job),
+    "training.mosaic": Case(0.0, training_job),
+    "training.flip": Case(0.5, training_job),
+    "training.seed": Case(1, training_job),
+    "training.fine_tune_epochs": Case(7, fine_tuning_job),
+    "training.fine_tune_learning_rate": Case(0.01, fine_tuning_job),
+    "training.replay_fraction": Case(0.1, laid_out),
+    "evaluation.confidence": Case(0.6, release_thresholds),
+    "evaluation.resamples": Case(300, evaluated),
+    "evaluation.level": Case(0.8, evaluated),
+    "evaluation.margin": Case(0.01, gated),
+    "serving.poll_s": Case(0.02, polls),
+    "serving.min_replicas": Case(0, promotion),
+    "serving.ack_timeout_s": Case(5.0, promotion),
+    "mlflow.tracking_uri": Case("sqlite:///{tmp}/elsewhere/mlflow.db", mlflow_experiment),
+    "mlflow.experiment_name": Case("gates", mlflow_experiment),
+    "mlflow.artifact_location": Case("{tmp}/elsewhere", mlflow_experiment),
+    "orchestration.prefect_port": Case(4299, stack_addresses),
+    "orchestration.mlflow_port": Case(5099, stack_addresses),
+    "orchestration.worker_poll_s": Case(7.0, worker_environment),
+    "orchestration.watch_interval_s": Case(60, schedules),
+    "orchestration.reconcile_after_s": Case(1e6, missing_cycles),
+    "orchestration.max_attempts": Case(5, missing_cycles),
+    "simulation.seed": Case(1, traffic),
+    "simulation.train_frames": Case(48, first_version),
+    "simulation.heldout_frames": Case(8, heldout),
+    "simulation.frames_per_recording": Case(3, traffic),
+    "simulation.drift_from": Case(22, traffic),
+    "simulation.max_frames": Case(3, patience_of_the_demo),
+    "simulation.annotator_miss_rate": Case(1.0, labels, SIMULATED),
+    "simulation.annotator_confusion_rate": Case(1.0, labels, SIMULATED),
+    "simulation.annotator_jitter_px": Case(3.0, labels, SIMULATED),
+}
+
+
+def all_keys(section: type[Any] = RetrainConfig, prefix: str = "") -> Iterator[str]:
+    for name, value in section.model_fields.items():
+        if hasattr(value.annotation, "model_fields"):
+            yield from all_keys(value.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def configured(values: Mapping[str, Any], folder: Path) -> RetrainConfig:
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        inner = nested
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[name] = value.replace("{tmp}", str(folder)) if isinstance(value, str) else value
+    return RetrainConfig.model_validate(nested)
+
+
+def observed(probe: Probe, values: Mapping[str, Any], folder: Path) -> Any:
+    """What a probe sees in a fresh home; always the same folder, so that a path is a difference only if configured."""
+    folder.mkdir()
+    resources = Resources(configured(values, folder), folder / "home")
+    resources.home.mkdir()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            return probe(resources, patch)
+    finally:
+        if "state" in resources.__dict__:
+            resources.state.close()
+        shutil.rmtree(folder)
+
+
+_seen: dict[tuple[Probe, str], Any] = {}
+
+
+def observed_once(probe: Probe, values: Mapping[str, Any], folder: Path) -> Any:
+    """The same probe of the same values is asked only once in this file."""
+    key = (probe, json.dumps(values, sort_keys=True))
+    if key not in _seen:
+        _seen[key] = observed(probe, values, folder)
+    return _seen[key]
+
+
+def test_the_table_holds_exactly_the_keys_there_are():
+    assert sorted(CASES) == sorted(all_keys())
+
+
+@pytest.mark.parametrize("key", sorted(set(all_keys()) | set(CASES)))
+def test_another_value_of_the_key_changes_what_is_observed(key, tmp_path_factory):
+    case = CASES[key]
+    # One folder for all, because results are compared across tests.
+    folder = tmp_path_factory.getbasetemp() / "every-key"
+    default = {**SMALL, **case.both}
+
+    before = observed_once(case.probe, default, folder)
+    after = observed(case.probe, {**default, **case.beside, key: case.other}, folder)
+
+    assert before != after
+
+
+@pytest.mark.parametrize(
+    "probe", sorted({case.probe for case in CASES.values()}, key=lambda probe: probe.__name__)
+)
+def test_without_a_change_a_probe_sees_the_same_twice(probe, tmp_path_factory):
+    # Otherwise a difference would prove nothing.
+    folder = tmp_path_factory.getbasetemp() / "every-key"
+
+    assert observed_once(probe, SMALL, folder) == observed(probe, SMALL, folder)
