@@ -29,13 +29,19 @@ START_RUNS = 7
 
 def main() -> None:
     """Run, print tables, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/loop.json"))
     arguments = parser.parse_args()
 
     result = {
-        "machine": {"cores": psutil.cpu_count(), "platform": platform.platform(), "python": platform.python_version()},
+        "machine": {
+            "cores": psutil.cpu_count(),
+            "platform": platform.platform(),
+            "python": platform.python_version(),
+        },
         "start": {
             "retrain --help, s": median_seconds([*CLI, "--help"]),
             "import retrain.config, s": median_seconds([sys.executable, "-c", "import retrain.config"]),
@@ -130,7 +136,9 @@ def show(result: dict) -> None:
     loop.add_row("wall, s", *(f"{one['wall_s']:.0f}" for one in seeds))
     loop.add_row("peak RSS of all processes, MiB", *(f"{one['peak_rss_mib']}" for one in seeds))
     for title in seeds[0]["since_crossing_s"]:
-        loop.add_row(f"crossing → {title}, s", *(number(one["since_crossing_s"].get(title), 1) for one in seeds))
+        loop.add_row(
+            f"crossing → {title}, s", *(number(one["since_crossing_s"].get(title), 1) for one in seeds)
+        )
     for title in seeds[0]["steps_s"]:
         loop.add_row(f"{title}, s", *(number(one["steps_s"].get(title), 1) for one in seeds))
     for key in ("collected", "auto", "human", "left_out"):

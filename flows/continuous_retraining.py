@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefect import flow
-from prefect.runtime import flow_run
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
 from retrain.config import RetrainConfig

@@ -93,7 +93,7 @@ def _serve_until_crossing(resources: Resources, production: Production, progress
             production.serve_round()
             waiting = waiting_count(resources.state, resources.model)
             step.update(
-                f"{production.frames_per_camera} frames a camera, {waiting}/{threshold} kept",
+                f"{production.frames_per_camera} frames per camera, {waiting}/{threshold} kept",
                 waiting,
                 threshold,
             )

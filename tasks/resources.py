@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from retrain.mlflow_integration.ledger import Ledger
     from retrain.mlflow_integration.registry import ModelRegistry
     from retrain.mlflow_integration.tracker import MLflowTracker
-
     from retrain.simulation.traffic import TrafficSimulator
 
 

@@ -49,9 +49,13 @@ MODERATE = 0.93
 FLEET = (
     Camera("dock-a", CameraStyle()),
     Camera("dock-b", CameraStyle(paper=(214, 224, 232), pattern="ruled", shading=56)),
-    Camera("gate-n", CameraStyle(paper=(240, 236, 200), pattern="grid", grain=8), Drift("moderate", MODERATE)),
+    Camera(
+        "gate-n", CameraStyle(paper=(240, 236, 200), pattern="grid", grain=8), Drift("moderate", MODERATE)
+    ),
     Camera("gate-s", CameraStyle(paper=(206, 214, 200), shading=72, strokes=5), Drift("moderate", MODERATE)),
-    Camera("hall-1", CameraStyle(paper=(236, 214, 204), pattern="ruled", grain=9), Drift("moderate", MODERATE)),
+    Camera(
+        "hall-1", CameraStyle(paper=(236, 214, 204), pattern="ruled", grain=9), Drift("moderate", MODERATE)
+    ),
     Camera("hall-2", CameraStyle(paper=(222, 220, 226), grain=7, strokes=4), Drift("blinding")),
 )
 """Two cameras that stay as they are, three that drift moderately, one that goes blind."""

@@ -1,4 +1,4 @@
-"""SIGKILL at every boundary of the cycle, one after the other; started again each time, it ends with one of everything."""
+"""SIGKILL at every boundary of the cycle; started again each time, it ends with exactly one of everything."""
 
 import signal
 import time

@@ -56,13 +56,11 @@ def retrain(capfd):
     """Run a command here, as the console script does; a process for each would take a second."""
 
     def run(arguments: str, home: Path | str, **environment: str) -> Done:
-        with mock.patch.dict(os.environ, surroundings(home, environment), clear=True):
-            with mock.patch.object(sys, "argv", ["retrain", *arguments.split()]):
-                try:
-                    main()
-                    code = 0
-                except SystemExit as end:
-                    code = int(end.code or 0)
+        variables = mock.patch.dict(os.environ, surroundings(home, environment), clear=True)
+        with variables, mock.patch.object(sys, "argv", ["retrain", *arguments.split()]):
+            with pytest.raises(SystemExit) as end:
+                main()
+            code = int(end.value.code or 0)
         return Done(code, *capfd.readouterr())
 
     return run
@@ -131,8 +129,8 @@ print(json.dumps([codes, sorted(commands(cli.app)), sorted(heavy & set(sys.modul
     assert done.stdout.count("Usage: ") == len(COMMANDS)
 
 
-def test_help_works_as_a_process_from_anywhere(home, retrain):
-    done = retrain("--help", home)
+def test_help_works_as_a_process_from_anywhere(home):
+    done = process("--help", home)
 
     assert done.returncode == 0
     assert all(command in done.stdout for command in ("demo", "status", "ledger"))

@@ -47,10 +47,10 @@ def test_a_stage_whose_work_failed_is_not_recorded(state, lease):
 
 def test_a_stage_done_for_other_inputs_is_a_conflict(state, lease):
     cycle = opened(state, lease)
-    cycle.stage("train", {"version": "v1.0.0"}, lambda: {})
+    cycle.stage("train", {"version": "v1.0.0"}, dict)
 
     with pytest.raises(Conflict, match="done for other inputs"):
-        cycle.stage("train", {"version": "v1.1.0"}, lambda: {})
+        cycle.stage("train", {"version": "v1.1.0"}, dict)
 
 
 def test_a_process_that_lost_its_lease_records_nothing(state):

@@ -193,8 +193,9 @@ def missing_cycles(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
             pass
     try:
         return start_missing_cycles.fn(resources)
-    except RetrainError as error:
-        return str(error)
+    except RetrainError:
+        # Its message names the configured number, which alone would prove nothing.
+        return "needs a person"
 
 
 def labels(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
@@ -210,7 +211,7 @@ def labels(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
 def training_job(resources: Resources, patch: pytest.MonkeyPatch, *, fine_tune: bool = False) -> Any:
     """What the train stage hands to the trainer, checked as the trainer checks it."""
 
-    class Handed(Exception):  # noqa: N818
+    class Handed(Exception):
         pass
 
     class Trainer:
