@@ -101,8 +101,8 @@ def _serve_until_crossing(resources: Resources, production: Production, progress
                 step.proof = f"{waiting} samples stored; crossing {crossing} recorded and announced"
                 return CycleWatch.crossing(resources, crossing)
     raise PostConditionFailed(
-        f"{production.frames_per_camera} frames a camera gave {waiting} samples, not {threshold}: the drift did not make "
-        "the model unsure. Lower data_collection.retrain_threshold or raise simulation.max_frames."
+        f"{production.frames_per_camera} frames per camera gave {waiting} samples, not {threshold}: the drift did "
+        "not make the model unsure. Lower data_collection.retrain_threshold or raise simulation.max_frames."
     )
 
 

@@ -93,7 +93,7 @@ def build_report(resources: Resources, facts: DemoFacts) -> page.LoopReport:
     return page.LoopReport(
         model=resources.model,
         outcome="promoted" if facts.watch.status == "promoted" else "kept_champion",
-        reason="; ".join(facts.gate_reasons()),
+        reason=" ".join(facts.gate_reasons()),
         started_at=facts.started_at,
         finished_at=max(stage.finished_at for stage in stages),
         before=_model("v1", facts.first["release"], facts.first["version"]["name"]),
@@ -112,7 +112,7 @@ def build_report(resources: Resources, facts: DemoFacts) -> page.LoopReport:
         dataset=_dataset(facts),
         ledger=_ledger(resources),
         links=tuple(_links(resources, facts)),
-        opening="Run `retrain demo --keep`, or `RETRAIN_HOME=.retrain/demo retrain up` after a demo, to open the servers.",
+        opening="`RETRAIN_HOME=.retrain/demo retrain up` starts the servers again; so does `retrain demo --keep`.",
         system=_system(),
     )
 
@@ -123,8 +123,8 @@ def _model(label: str, release: Mapping[str, Any], dataset: str) -> page.ModelVe
 
 def _slice(name: str, metrics: Mapping[str, Compared]) -> page.SliceScores:
     titles = {
-        "clean": ("clean", "clean"),
-        "drifted": ("drifted", "drifted"),
+        "clean": ("clean", "clean cameras"),
+        "drifted": ("drifted", "drifted cameras"),
         "blinding": ("other", "blind camera"),
     }
     kind, title = titles[name]

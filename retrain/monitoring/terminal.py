@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from retrain.monitoring import wording
-from retrain.monitoring.report import Comparison, LoopReport
+from retrain.monitoring.report import Comparison, Interval, LoopReport
 
 _STYLES = {"better": "green", "worse": "red", "inconclusive": "yellow", "invalid": "red"}
 
@@ -19,16 +19,15 @@ def terminal_summary(report: LoopReport) -> RenderableType:
 
 
 def _scores(report: LoopReport) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("held-out set")
-    table.add_column("metric")
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    table.add_column("held-out set", no_wrap=True)
+    table.add_column("metric", no_wrap=True)
     for label in (report.before.label, "challenger" if report.after is None else report.after.label):
         table.add_column(Text(label), justify="right")
-    table.add_column("difference (interval)", no_wrap=True)
-    table.add_column("verdict")
+    table.add_column(r"difference \[interval]", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     for scores in report.scores:
-        first = f"{scores.title} ({wording.count(scores.images)} images)"
-        _score_row(table, first, "mAP50", scores.map50)
+        _score_row(table, f"{scores.title}, n={wording.count(scores.images)}", "mAP50", scores.map50)
         _score_row(table, "", "mAP50-95", scores.map50_95)
     return table
 
@@ -39,9 +38,16 @@ def _score_row(table: Table, first: str, metric: str, compared: Comparison) -> N
         metric,
         wording.score(compared.before),
         wording.score(compared.after),
-        wording.interval(compared.difference),
-        Text(wording.verdict(compared), style=_STYLES.get(compared.verdict or "", "dim")),
+        _interval(compared.difference),
+        Text(compared.verdict or wording.NOT_MEASURED, style=_STYLES.get(compared.verdict or "", "dim")),
     )
+
+
+def _interval(difference: Interval | None) -> Text:
+    """Short enough for eighty columns; the page says the level."""
+    if difference is None:
+        return Text(wording.NOT_MEASURED)
+    return Text(f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]")
 
 
 def _facts(report: LoopReport) -> Table:

@@ -19,9 +19,9 @@ def test_the_table_holds_the_final_numbers(report):
         "v2 replaced v1",
         "0.613",
         "0.934",
-        "+0.321 (95 % interval +0.281 to +0.362)",
+        "+0.321 [+0.281, +0.362]",
         "better",
-        "no proven difference",
+        "inconclusive",
     ):
         assert said in text
     for said in (
