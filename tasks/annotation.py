@@ -8,11 +8,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from prefect import task
+from prefect import get_run_logger, task
 
 from retrain.annotation.pipeline import AutoLabeler
 from retrain.annotation.review import annotate_batch
+from retrain.data_collection.sample import DataSample, image_digest
 from retrain.data_collection.triggers import cycle_samples
+from retrain.errors import NotFound
+from retrain.storage.blobs import BlobStore
 from tasks.cycle import CycleWork
 from tasks.retrying import RETRYING
 
@@ -34,9 +37,10 @@ def annotate(work: CycleWork, champion: str) -> Mapping[str, Any]:
         )
         done: dict[str, Any] = {"auto": [], "human": [], "left_out": {}}
         for samples in batched(cycle_samples(resources.state, work.cycle.id), _CHUNK):
+            images, unusable = _open_images(resources.sample_blobs, samples)
             report = annotate_batch(
                 work.cycle.id,
-                [(sample, decode(resources.sample_blobs.get(sample.image_key))) for sample in samples],
+                images,
                 labeler,
                 resources.annotations,
                 annotator=champion,
@@ -47,10 +51,32 @@ def annotate(work: CycleWork, champion: str) -> Mapping[str, Any]:
             )
             done["auto"] += report.auto
             done["human"] += report.human
-            done["left_out"] |= report.left_out
+            done["left_out"] |= {**report.left_out, **unusable}
         return done
 
     return work.cycle.stage("annotate", {"champion": champion}, label)
+
+
+def _open_images(
+    blobs: BlobStore, samples: Sequence[DataSample]
+) -> tuple[list[tuple[DataSample, NDArray[np.uint8]]], dict[str, str]]:
+    """Samples with their pixels, and why others have none: one spoilt image must not stop an unattended loop."""
+    images: list[tuple[DataSample, NDArray[np.uint8]]] = []
+    unusable: dict[str, str] = {}
+    for sample in samples:
+        try:
+            data = blobs.get(sample.image_key)
+        except NotFound:
+            unusable[sample.id] = "its stored image is gone"
+        else:
+            # The id is the digest of what was collected, and that was decoded once before it was stored.
+            if image_digest(data) == sample.id:
+                images.append((sample, decode(data)))
+            else:
+                unusable[sample.id] = "its stored image is damaged"
+    for name, reason in unusable.items():
+        get_run_logger().warning("sample %s is left out: %s", name, reason)
+    return images, unusable
 
 
 def batched(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import get_run_logger, task
 
-from retrain.errors import NotFound, PostConditionFailed
+from retrain.errors import Conflict, NotFound, PostConditionFailed
 from retrain.serving.release import Lineage
 from retrain.serving.route import wait_until_served
 from tasks.cycle import CycleWork
@@ -96,6 +96,11 @@ def _route_to(work: CycleWork, digest: str, plan: Mapping[str, Any]) -> list[str
     before = routes.get(model)
     if before.control == digest:
         record = before
+    elif before.control != plan["champion"]:
+        raise Conflict(
+            f"The route of {model} went to {before.control[:12]} while this cycle compared with another champion; "
+            "its evidence does not hold for that release."
+        )
     else:
         record = routes.switch(
             model,

@@ -1,10 +1,6 @@
 """Run a detector over labelled images and keep what every later question about it needs."""
 
-import contextlib
-import errno
 import json
-import os
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrain.boxes import Annotations, Detections
-from retrain.errors import BadInput, NotFound, StorageFull
+from retrain.errors import BadInput, NotFound
 from retrain.evaluation.matching import ImageMatch, match
 from retrain.evaluation.metrics import MetricSummary, summarise
+from retrain.storage.files import write_whole
 
 Image = NDArray[np.uint8]
 Predict = Callable[[Sequence[Image]], Sequence[Detections]]
@@ -78,7 +75,7 @@ class Evaluation:
                 for image_id, group, item in zip(self.image_ids, self.groups, self.matches, strict=True)
             ],
         }
-        _write_whole(path, json.dumps(document, allow_nan=False).encode())
+        write_whole(path, json.dumps(document, allow_nan=False).encode())
 
     @classmethod
     def load(cls, path: Path) -> "Evaluation":
@@ -157,22 +154,3 @@ def _batches(items: Iterable[EvaluationItem], size: int) -> Iterable[list[Evalua
             batch = []
     if batch:
         yield batch
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except OSError as error:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        if error.errno == errno.ENOSPC:
-            raise StorageFull(
-                errno.ENOSPC, f"No space left in {path.parent}; free some and repeat."
-            ) from error
-        raise

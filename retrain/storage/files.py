@@ -28,6 +28,22 @@ def whole_file(target: Path, temporary: Path) -> Iterator[IO[bytes]]:
         _sync_folder(target.parent)
 
 
+def write_whole(target: Path, data: bytes) -> None:
+    """Replace a file in one step that survives a crash and a full disk.
+
+    Raises:
+        StorageFull: no space; what was there before is untouched.
+    """
+    with whole_file(target, beside(target)) as file:
+        file.write(data)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed writers left. Call only while no other process writes to `folder`."""
+    for leftover in folder.glob(".*.partial"):
+        leftover.unlink(missing_ok=True)
+
+
 def make_folder(folder: Path) -> None:
     if not folder.is_dir():
         make_folder(folder.parent)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from retrain.errors import BadInput, NotFound
-from retrain.training import durable
+from retrain.storage import files
 
 _MAGIC = b"retrain-checkpoint-1\n"
 _NAME = re.compile(r"epoch-(\d{5})\.ckpt")
@@ -35,7 +35,7 @@ class CheckpointManager:
             raise BadInput(f"At least one checkpoint must be kept, got keep={keep}.")
         self._folder = folder
         self._keep = keep
-        durable.remove_leftovers(folder)
+        files.remove_leftovers(folder)
 
     def epochs(self) -> list[int]:
         """Numbers of the saved epochs, oldest first; files are not checked."""
@@ -58,7 +58,7 @@ class CheckpointManager:
         torch.save(dict(state), buffer)
         payload = buffer.getvalue()
         path = self._path(epoch)
-        durable.write_bytes(path, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + payload)
+        files.write_whole(path, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + payload)
         for old in self.epochs()[: -self._keep]:
             self._path(old).unlink(missing_ok=True)
         return path

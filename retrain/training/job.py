@@ -9,7 +9,7 @@ from typing import Any
 
 from retrain.detector import DESCRIPTION, WEIGHTS
 from retrain.errors import ConfigError, NotFound
-from retrain.training import durable
+from retrain.storage import files
 from retrain.training.request import TrainingRequest
 
 # Raise it when the same request would train to other weights than before; finished jobs are then not reused.
@@ -80,7 +80,7 @@ class TrainingJob:
         return content
 
     def write(self, name: str, content: dict[str, Any]) -> None:
-        durable.write_bytes(self.folder / name, json.dumps(content, indent=1).encode())
+        files.write_whole(self.folder / name, json.dumps(content, indent=1).encode())
 
 
 def data_digest(request: TrainingRequest) -> str:

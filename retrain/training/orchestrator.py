@@ -19,7 +19,7 @@ from lightning.pytorch import Trainer
 
 from retrain.detector import Detector, StoredModel
 from retrain.errors import BadInput, ConfigError, Conflict, NotFound, PostConditionFailed, Unavailable
-from retrain.training import durable
+from retrain.storage import files
 from retrain.training.checkpoints import CheckpointManager
 from retrain.training.console import quiet
 from retrain.training.data import DetectionData
@@ -122,7 +122,7 @@ class TrainingOrchestrator:
         return TrainingResult.from_json(stored, job.model_folder)
 
     def _train(self, job: TrainingJob, on_epoch: OnEpoch) -> TrainingResult:
-        durable.remove_leftovers(job.folder)
+        files.remove_leftovers(job.folder)
         checkpoints = CheckpointManager(job.checkpoints)
         saved = checkpoints.newest_good()
         with reproducible(job.request.seed, _threads(job)):

@@ -11,7 +11,7 @@ from safetensors.torch import save as save_tensors
 
 from retrain.detector import DESCRIPTION, WEIGHTS, StoredModel
 from retrain.errors import PostConditionFailed
-from retrain.training import durable
+from retrain.storage import files
 
 
 def write_model_folder(folder: Path, model: StoredModel) -> str:
@@ -36,8 +36,8 @@ def write_model_folder(folder: Path, model: StoredModel) -> str:
         "weights_sha256": digest,
     }
     (folder / DESCRIPTION).unlink(missing_ok=True)
-    durable.write_bytes(folder / WEIGHTS, data)
-    durable.write_bytes(folder / DESCRIPTION, json.dumps(description, indent=1).encode())
+    files.write_whole(folder / WEIGHTS, data)
+    files.write_whole(folder / DESCRIPTION, json.dumps(description, indent=1).encode())
     _check_same(model, StoredModel.read(folder), folder)
     return digest
 

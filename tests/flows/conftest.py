@@ -9,6 +9,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.stack import Stack, free_port
 from retrain.config import RetrainConfig
+from tasks.resources import Resources
+from tests.small_world import make_world, small_config
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +23,7 @@ def stack_home():
 @pytest.fixture(scope="session")
 def stack(stack_home):
     ports = {"prefect_port": free_port(), "mlflow_port": free_port(), "worker_poll_s": 1}
-    config = RetrainConfig.model_validate({"model": {"name": "digits"}, "orchestration": ports})
+    config = RetrainConfig.model_validate(small_config(orchestration=ports))
     (stack_home / "config.yaml").write_text(config.model_dump_json(), encoding="utf-8")
     stack = Stack(stack_home, config)
     before = dict(os.environ)
@@ -35,3 +37,12 @@ def stack(stack_home):
         os.environ.clear()
         os.environ.update(before)
         stack.down(say=lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def world(stack, stack_home):
+    """The small world, in the home that the stack's worker works in."""
+    config = RetrainConfig.model_validate_json((stack_home / "config.yaml").read_text(encoding="utf-8"))
+    resources = Resources(config, stack_home)
+    make_world(resources)
+    return resources

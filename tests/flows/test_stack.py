@@ -94,7 +94,9 @@ def test_every_deployment_hands_its_run_the_parameters_it_was_given(stack):
     assert run["state_type"] == "COMPLETED", run["state"]
     assert run["parameters"]["config"]["data_collection"]["retrain_threshold"] == 123456
     # What the run itself says it received, said once: logs arrive a moment after the run ends.
-    said = wait_for(lambda: [line for line in logs_of(stack, run_id) if "of 123456 samples wait" in line["message"]])
+    said = wait_for(
+        lambda: [line for line in logs_of(stack, run_id) if "of 123456 samples wait" in line["message"]]
+    )
     assert len(said) == 1
 
 

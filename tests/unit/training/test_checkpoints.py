@@ -59,7 +59,7 @@ def test_nothing_whole_means_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
-    (tmp_path / ".epoch-00002.ckpt.abc.tmp").write_bytes(b"half")
+    (tmp_path / ".epoch-00002.ckpt.abc.partial").write_bytes(b"half")
     manager = saved(tmp_path, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-00001.ckpt"]
     assert manager.epochs() == [1]
