@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.events.schemas.automations import Automation, AutomationCore
+from prefect.exceptions import ObjectNotFound
 
 from retrain.errors import ConfigError, PostConditionFailed
 
@@ -66,20 +67,13 @@ async def _with_deployment_id(client: PrefectClient, action: dict[str, Any]) -> 
     if action.get("type") != "run-deployment":
         return action
     name = action["deployment"]
-    matches = [
-        d
-        for d in await client.read_deployments()
-        if f"{await _flow_name(client, d.flow_id)}/{d.name}" == name
-    ]
-    if not matches:
+    try:
+        deployment = await client.read_deployment_by_name(name)
+    except ObjectNotFound as error:
         raise ConfigError(
             f"Automations start deployment {name!r}, which the server does not have; deploy it first."
-        )
-    return {**{k: v for k, v in action.items() if k != "deployment"}, "deployment_id": str(matches[0].id)}
-
-
-async def _flow_name(client: PrefectClient, flow_id: Any) -> str:
-    return (await client.read_flow(flow_id)).name
+        ) from error
+    return {**{k: v for k, v in action.items() if k != "deployment"}, "deployment_id": str(deployment.id)}
 
 
 def _same(stored: Automation, core: AutomationCore) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -24,6 +25,7 @@ from filelock import FileLock, Timeout
 from retrain.config import RetrainConfig
 from retrain.environment import switches
 from retrain.errors import Conflict, PostConditionFailed, Unavailable
+from retrain.storage.files import write_whole
 
 WORK_POOL = "retrain-local"
 _START_TIMEOUT_S = 240.0
@@ -60,17 +62,19 @@ class Stack:
         self.prefect_url = f"http://127.0.0.1:{orchestration.prefect_port}"
         self.mlflow_url = f"http://127.0.0.1:{orchestration.mlflow_port}"
 
-    def up(
-        self, names: Sequence[str] = ("prefect", "worker", "mlflow"), say: Callable[[str], None] = print
-    ) -> None:
+    def up(self, names: Sequence[str] | None = None, say: Callable[[str], None] = print) -> None:
         """Start what is not running, apply deployments and automations, and prove that each service answers.
+
+        Args:
+            names: services to start, by default all; MLflow is not one of them where `mlflow.tracking_uri` names
+                a server.
 
         Raises:
             Unavailable: a port is taken, or a service ended or stayed silent; the message names the log.
             Conflict: another `retrain up` or `down` is at work in the same home.
         """
         with self._exclusive():
-            for name in names:
+            for name in names or list(self._services()):
                 service = self._services()[name]
                 if self._process(name) is None:
                     say(f"starting {name}")
@@ -96,9 +100,12 @@ class Stack:
 
     def environment(self) -> dict[str, str]:
         """What a process needs to be part of this stack."""
+        # Relative to this process's working directory; the worker runs flows in others.
+        named = os.environ.get("RETRAIN_CONFIG")
         return {
             **switches(self._home),
             **os.environ,
+            **({"RETRAIN_CONFIG": str(Path(named).absolute())} if named else {}),
             "RETRAIN_HOME": str(self._home),
             "PREFECT_HOME": str(self._home / "prefect"),
             "PREFECT_API_URL": self.api_url,
@@ -119,13 +126,11 @@ class Stack:
             WORK_POOL,
             "--type",
             "process",
-            "--name",
-            "local",
         )
         tracking = self._config.mlflow.tracking_uri or f"sqlite:///{self._home / 'mlflow.db'}"
         mlflow = (python, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1", "--port")
         mlflow_port = orchestration.mlflow_port
-        return {
+        services = {
             "prefect": _Service(
                 "prefect",
                 (*server, str(orchestration.prefect_port)),
@@ -144,6 +149,9 @@ class Stack:
                 f"{self.mlflow_url}/health",
             ),
         }
+        if tracking.startswith("http"):
+            del services["mlflow"]  # somebody else runs it
+        return services
 
     def _start(self, service: _Service) -> None:
         if service.port is not None:
@@ -153,9 +161,11 @@ class Stack:
         environment = self.environment()
         if service.name == "prefect":
             del environment["PREFECT_API_URL"]
+        # Of its own for each start: the server calls a worker that was killed online for another minute or more.
+        worker = None if service.health else f"local-{int(time.time())}"
         with self._log(service.name).open("ab") as log:
             process = subprocess.Popen(
-                service.command,
+                (*service.command, "--name", worker) if worker else service.command,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -163,19 +173,21 @@ class Stack:
                 env=environment,
                 start_new_session=True,
             )
-        record = {"pid": process.pid, "started": psutil.Process(process.pid).create_time()}
-        self._pid_file(service.name).write_text(json.dumps(record), encoding="utf-8")
+        started = psutil.Process(process.pid).create_time()
+        record = {"pid": process.pid, "started": started, "worker": worker}
+        write_whole(self._pid_file(service.name), json.dumps(record).encode())
 
     def _wait(self, service: _Service) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < deadline:
-            if self._answers(service):
-                return
+            # First, because an answer counts only if it can come from the process that was started.
             if self._process(service.name) is None:
                 raise Unavailable(
                     f"{service.name} ended while starting. Last lines of {self._log(service.name)}:\n"
                     f"{self._tail(service.name)}"
                 )
+            if self._answers(service):
+                return
             time.sleep(0.3)
         raise Unavailable(
             f"{service.name} gave no answer in {_START_TIMEOUT_S:.0f} s; see {self._log(service.name)}."
@@ -190,17 +202,32 @@ class Stack:
             return False
 
     def _worker_online(self) -> bool:
+        """Whether the server hears from the worker of the pid file; others may have died without saying so."""
+        online = {"workers": {"status": {"any_": ["ONLINE"]}}}
         try:
-            reply = httpx.post(f"{self.api_url}/work_pools/{WORK_POOL}/workers/filter", json={}, timeout=5)
-        except httpx.HTTPError:
+            worker = self._record("worker")["worker"]
+            reply = httpx.post(
+                f"{self.api_url}/work_pools/{WORK_POOL}/workers/filter", json=online, timeout=5
+            )
+        except (FileNotFoundError, ValueError, KeyError, httpx.HTTPError):
             return False
-        return reply.status_code == 200 and any(row["status"] == "ONLINE" for row in reply.json())
+        return reply.status_code == 200 and any(
+            (row["name"], row["status"]) == (worker, "ONLINE") for row in reply.json()
+        )
 
     def _apply(self) -> None:
         """Work pool, deployments (`prefect.yaml`) and automations; each is idempotent by name."""
-        self._prefect("work-pool", "create", WORK_POOL, "--type", "process", "--overwrite")
+        self._make_work_pool()
         self._prefect("deploy", "--all", "--prefect-file", str(self._deployments()))
         self._run(sys.executable, "-m", "deployments.apply")
+
+    def _make_work_pool(self) -> None:
+        # `prefect work-pool create` would have the server fetch a list of worker types from the internet. The worker
+        # gives the pool its job template.
+        pool = {"name": WORK_POOL, "type": "process"}
+        reply = httpx.post(f"{self.api_url}/work_pools/", json=pool, timeout=60)
+        if reply.status_code not in {201, 409}:  # 409: it is there
+            raise PostConditionFailed(f"Prefect made no work pool {WORK_POOL}: {reply.text[:300]}")
 
     def _deployments(self) -> Path:
         """`prefect.yaml` with this configuration's schedule."""
@@ -241,12 +268,16 @@ class Stack:
     def _process(self, name: str) -> psutil.Process | None:
         """The process of the pid file, if it still is that process: pids are reused."""
         try:
-            record = json.loads(self._pid_file(name).read_text(encoding="utf-8"))
+            record = self._record(name)
             process = psutil.Process(record["pid"])
             same = abs(process.create_time() - record["started"]) < 1
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-        except (FileNotFoundError, psutil.NoSuchProcess):
+        except (FileNotFoundError, ValueError, KeyError, psutil.NoSuchProcess):
             return None
+
+    def _record(self, name: str) -> dict[str, Any]:
+        """What the pid file says."""
+        return dict(json.loads(self._pid_file(name).read_text(encoding="utf-8")))
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:

@@ -113,6 +113,18 @@ def cycle_run(
         raise typer.Exit(1)
 
 
+@cycle_app.command("first")
+def cycle_first(
+    version: Annotated[str, typer.Argument(help="An existing dataset version, such as v1.0.0.")],
+    config: ConfigFile = None,
+) -> None:
+    """Train, register and route the first model of a detector that has none yet."""
+    _join_stack(config)
+    from flows.first_champion import first_champion_flow
+
+    typer.echo(first_champion_flow(version)["release"]["digest"])
+
+
 @cycle_app.command("list")
 def cycle_list(config: ConfigFile = None) -> None:
     """All cycles, newest last."""
@@ -148,10 +160,15 @@ def cycle_show(cycle_id: str, config: ConfigFile = None) -> None:
 
 @cycle_app.command("abandon")
 def cycle_abandon(cycle_id: str, config: ConfigFile = None) -> None:
-    """Close a cycle that cannot go on; what it already did stays."""
+    """Close a cycle that cannot go on. A promotion it left half done is taken back; its dataset version stays."""
     from retrain.cycle import abandon_cycle
+    from tasks.serving import restore_route
 
-    typer.echo(f"{cycle_id}: {abandon_cycle(_resources(config).state, cycle_id, time.time()).status}")
+    resources = _resources(config)
+    with resources.leases.acquire(f"cycle-{resources.model}", ttl_s=30) as lease:
+        typer.echo(f"{cycle_id}: {abandon_cycle(resources.state, cycle_id, time.time()).status}")
+        if (champion := restore_route(resources, lease, f"{cycle_id}-abandoned")) is not None:
+            typer.echo(f"the route is back at {champion}")
 
 
 @data_app.command("restore")

@@ -9,10 +9,10 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
 from retrain.config import RetrainConfig
-from retrain.errors import Conflict
+from retrain.errors import Active
 from tasks.annotation import annotate
 from tasks.cycle import CycleWork, cycle_work, finish_cycle
-from tasks.data_collection import select_batch
+from tasks.data_collection import resolve_trigger, select_batch
 from tasks.dataset import build_version, lay_out, plan_cycle
 from tasks.evaluation import evaluate_models, gate
 from tasks.resources import build_resources
@@ -28,6 +28,8 @@ def _run_name() -> str:
     name="continuous-retraining",
     flow_run_name=_run_name,
     description="One pass of the loop: select, annotate, version, train, evaluate, gate, register, promote.",
+    # No flow retries: Prefect would hold the run's slot while it waits; reconcile starts an unfinished cycle again.
+    timeout_seconds=8 * 24 * 3600,
     persist_result=False,
 )
 def continuous_retraining_flow(
@@ -36,27 +38,28 @@ def continuous_retraining_flow(
     """Run, or continue, the cycle that answers a trigger.
 
     Args:
-        trigger_id: the crossing to answer; without one this is a manual start of its own.
+        trigger_id: the crossing to answer; without one, the oldest unanswered, or else a start by hand.
         config: unset, the configuration of the process that runs the flow.
     """
     resources = build_resources(config)
-    trigger = trigger_id or f"{resources.model}-manual-{flow_run.id}"
+    trigger = resolve_trigger(resources, trigger_id, str(flow_run.id))
     try:
         with cycle_work(resources, trigger) as work:
             if work.cycle.record.status != "running":
                 return dict(work.cycle.record.outcome or {})
             return run_cycle(work)
-    except Conflict as error:
+    except Active as error:
         return Cancelled(name="CycleActive", message=str(error))
 
 
 def run_cycle(work: CycleWork) -> Mapping[str, Any]:
     """The stages in order; each returns at once if it is already proven done."""
     plan = plan_cycle(work)
-    select_batch(work)
+    if not select_batch(work)["sample_ids"]:
+        return finish_cycle(work, "nothing_to_do", {"reason": "no sample waited"})
     labels = annotate(work, plan["champion"])
     version = build_version(work, plan)
-    folders = lay_out(work, version, plan["parent_version"])
+    folders = lay_out(work, version, plan["known_version"])
     training = train(work, version, folders, plan["champion"])
     comparisons = evaluate_models(work, plan, version, training)
     decision = gate(work, comparisons)

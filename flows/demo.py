@@ -11,7 +11,7 @@ from flows.demo_progress import DemoProgress
 from flows.first_champion import first_champion_flow
 from flows.watch import watch_flow
 from retrain.config import RetrainConfig
-from retrain.data_collection.triggers import Crossing, waiting_count
+from retrain.data_collection.triggers import Crossing, find_crossing, waiting_count
 from retrain.errors import PostConditionFailed
 from tasks.cycle_watch import CycleWatch, FlowRunFacts
 from tasks.demo_report import DemoFacts, write_report
@@ -19,7 +19,18 @@ from tasks.production import Production
 from tasks.resources import Resources, build_resources
 from tasks.simulation import make_first_version, score_heldout
 
-_ROUNDS_PER_WATCH = 10
+_STAGES = (
+    "plan",
+    "select",
+    "annotate",
+    "version",
+    "layout",
+    "train",
+    "evaluate",
+    "gate",
+    "register",
+    "promote",
+)
 _ROUNDS_AFTER_SWITCH = 40
 _SECONDS_PER_ROUND = 2.0
 """While the cycle trains, traffic goes on at this pace: it shares two cores with the training."""
@@ -99,7 +110,7 @@ def _serve_until_crossing(resources: Resources, production: Production, progress
             )
             if waiting >= threshold and (crossing := watch_flow(resources.config)) is not None:
                 step.proof = f"{waiting} samples stored; crossing {crossing} recorded and announced"
-                return CycleWatch.crossing(resources, crossing)
+                return find_crossing(resources.state, resources.model, crossing)
     raise PostConditionFailed(
         f"{production.frames_per_camera} frames per camera gave {waiting} samples, not {threshold}: the drift did "
         "not make the model unsure. Lower data_collection.retrain_threshold or raise simulation.max_frames."
@@ -127,6 +138,13 @@ def _failures(facts: DemoFacts) -> list[str]:
     if facts.watch.status != "promoted":
         failures.append(f"the cycle ended as {facts.watch.status}: {'; '.join(facts.gate_reasons())}")
         return failures
+    stages = {record.stage: record.output for record in facts.watch.stages()}
+    if missing := [name for name in _STAGES if name not in stages]:
+        failures.append(f"the cycle skipped {', '.join(missing)}")
+    elif not stages["promote"]["replicas"]:
+        failures.append("no router acknowledged the new release")
+    elif stages["annotate"]["left_out"]:
+        failures.append(f"{len(stages['annotate']['left_out'])} samples were left out of the labels")
     if facts.after is None or facts.serving != facts.after:
         failures.append(f"the router serves {facts.serving[:12]}, not the promoted {facts.after}")
     drifted = facts.scores["drifted"]["map50"]

@@ -11,8 +11,11 @@ import yaml
 from filelock import FileLock, Timeout
 
 from retrain.config import load_config
-from retrain.environment import home, prepare, writable
+from retrain.environment import home, switches, writable
 from retrain.errors import Conflict, PostConditionFailed
+
+_MARKER = ".retrain-demo"
+_KEPT = {_MARKER, "demo.lock"}
 
 
 def run_demo(*, keep: bool, seed: int) -> None:
@@ -24,17 +27,15 @@ def run_demo(*, keep: bool, seed: int) -> None:
 
     Raises:
         PostConditionFailed: something was not proven; the message says what.
-        Conflict: another demo runs in the same home.
+        Conflict: another demo runs in the same home, or its folder holds what no demo made.
     """
     folder = writable(home()) / "demo"
     with _alone(folder):
         _fresh(folder, seed)
         os.environ["RETRAIN_HOME"] = str(folder)
         os.environ.pop("RETRAIN_CONFIG", None)
-        # The demo shows its own progress; what Prefect logs is in its UI and in the worker's log.
-        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
-        os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "WARNING")
-        prepare(folder)
+        # Not `prepare`: the outer home's switches are already set, and would win.
+        os.environ.update(switches(folder))
         _run(folder, keep=keep)
 
 
@@ -54,7 +55,8 @@ def _run(folder: Path, *, keep: bool) -> None:
             stack.up(("prefect", "worker"), say=step.update)
             step.proof = f"both answer; {stack.prefect_url}"
         os.environ.update(stack.environment())
-        from flows.demo import demo_flow
+        with _quiet_prefect():
+            from flows.demo import demo_flow
         from retrain.monitoring.report import LoopReport
         from retrain.monitoring.terminal import terminal_summary
 
@@ -78,11 +80,12 @@ def _fresh(folder: Path, seed: int) -> None:
     from deployments.stack import Stack, free_port, is_free
 
     template = _template()
+    _claim(folder)
     if (folder / "config.yaml").exists():
         os.environ["RETRAIN_HOME"] = str(folder)
         Stack(folder, load_config(folder / "config.yaml").config).down(say=lambda _: None)
     for entry in folder.iterdir():
-        if entry.name != "demo.lock":
+        if entry.name not in _KEPT:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     values = yaml.safe_load(template.read_text(encoding="utf-8"))
     values.setdefault("simulation", {})["seed"] = seed
@@ -92,6 +95,39 @@ def _fresh(folder: Path, seed: int) -> None:
         if not is_free(orchestration.get(setting, default)):
             orchestration[setting] = free_port()
     (folder / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+
+
+def _claim(folder: Path) -> None:
+    """Mark an empty folder as the demo's, which it may empty again.
+
+    Raises:
+        Conflict: it is not empty and not marked.
+    """
+    marker = folder / _MARKER
+    if not marker.exists() and any(entry.name not in _KEPT for entry in folder.iterdir()):
+        raise Conflict(
+            f"{folder} holds files that no demo made (it has no {_MARKER} file), and the demo would delete them. "
+            "Move them away, or set RETRAIN_HOME to another folder."
+        )
+    marker.touch()
+
+
+@contextmanager
+def _quiet_prefect() -> Iterator[None]:
+    """Prefect logs errors only, if it is imported in here: the demo shows its own progress.
+
+    Prefect reads the level when it is imported. It goes away again, so that no service started later inherits it:
+    their logs are where a person looks when the demo fails.
+    """
+    name = "PREFECT_LOGGING_LEVEL"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "ERROR"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def _template() -> Path:

@@ -17,6 +17,7 @@ from tasks.training import train
     name="first-champion",
     flow_run_name="first champion from {version}",
     description="Trains, registers and routes the first model of a detector that has none yet.",
+    timeout_seconds=8 * 24 * 3600,
     persist_result=False,
 )
 def first_champion_flow(version: str, config: RetrainConfig | None = None) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from tasks.resources import build_resources
     name="reconcile",
     flow_run_name="reconcile",
     description="Starts the cycles whose event was lost or whose process died.",
+    timeout_seconds=300,
     persist_result=False,
 )
 def reconcile_flow(config: RetrainConfig | None = None) -> list[str]:

@@ -11,6 +11,7 @@ from tasks.resources import build_resources
     name="watch",
     flow_run_name="watch samples",
     description="Records a crossing when enough new samples wait, and announces it as a Prefect event.",
+    timeout_seconds=300,
     persist_result=False,
 )
 def watch_flow(config: RetrainConfig | None = None) -> str | None:

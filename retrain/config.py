@@ -1,13 +1,15 @@
 """Strict configuration: frozen sections, unknown keys are errors, every value knows where it came from.
 
 Values come, later ones winning, from the defaults below, one YAML file, and environment variables such as
-`RETRAIN_TRAINING__EPOCHS=5`. All errors are collected and raised at once.
+`RETRAIN_TRAINING__EPOCHS=5`. All errors are collected and raised at once. Relative paths are made absolute
+here, because processes with other working directories (Prefect's worker) read the same configuration.
 """
 
 import difflib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from retrain.environment import home
 from retrain.errors import ConfigError
 
+_DATABASES = {"storage.state_url", "mlflow.tracking_uri"}
+_FOLDERS = {
+    "dataset.versions_path",
+    "data_collection.storage_path",
+    "storage.blobs_url",
+    "mlflow.artifact_location",
+}
+_RELATIVE_SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)(?!/|:memory:|file:)(.+)")
+_PASSWORD = re.compile(r"(://[^/@:]*:)[^@]+@")
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=1024, le=65535)]
@@ -138,8 +149,9 @@ class Evaluation(Section):
 
 
 class Serving(Section):
-    poll_s: Seconds = 1.0
-    """How often a router looks for a newer route."""
+    poll_s: Annotated[float, Field(gt=0, le=3)] = 1.0
+    """How often a router looks for a newer route and says that it lives; at most 3 s, because a promotion waits
+    only for routers heard of in the 10 s before the switch, and one late or lost poll must not hide a router."""
     min_replicas: Annotated[int, Field(ge=0)] = 1
     """Live routers that must report the new digest before a promotion counts as done."""
     ack_timeout_s: Seconds = 60.0
@@ -198,8 +210,8 @@ class RetrainConfig(Section):
 
     @property
     def digest(self) -> str:
-        """Hash of everything that can change a cycle's result; ports and schedules cannot."""
-        relevant = self.model_dump(mode="json", exclude={"orchestration"})
+        """Hash of everything that can change a cycle's result; ports, waiting times and addresses cannot."""
+        relevant = self.model_dump(mode="json", exclude={"orchestration", "serving", "mlflow", "storage"})
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 
@@ -211,9 +223,9 @@ class Resolved:
     sources: Mapping[str, str]
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
-        """Key, value and source of every setting, in the order of the sections."""
+        """Key, value and source of every setting, in the order of the sections; passwords in addresses are hidden."""
         for key, value in _flatten(self.config.model_dump(mode="json")):
-            yield key, json.dumps(value), self.sources.get(key, "default")
+            yield key, _PASSWORD.sub(r"\1***@", json.dumps(value)), self.sources.get(key, "default")
 
 
 def find_config_file() -> Path | None:
@@ -225,7 +237,8 @@ def find_config_file() -> Path | None:
 
 
 def load_config(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Resolved:
-    """Resolve the configuration.
+    """Resolve the configuration; relative paths of the file are taken from its folder, those of the environment
+    from the home folder.
 
     Raises:
         ConfigError: the file cannot be read, or any key is unknown or any value unusable; all are named.
@@ -235,9 +248,12 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] | None = No
     path = path or find_config_file()
     if path is not None:
         values, lines = _read_yaml(path)
+        for section, inner in values.items():
+            for name in inner if isinstance(inner, dict) else ():
+                inner[name] = _absolute(f"{section}.{name}", inner[name], path.absolute().parent)
         sources = {key: f"{path}:{line}" for key, line in lines.items()}
     for name, key, value in _from_environment(os.environ if environ is None else environ):
-        _set(values, key, value)
+        _set(values, key, _absolute(".".join(key), value, home()))
         sources[".".join(key)] = f"environment {name}"
     try:
         return Resolved(RetrainConfig.model_validate(values), sources)
@@ -278,6 +294,15 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, list[st
             except yaml.YAMLError as error:
                 raise ConfigError(f"{name} is not a YAML value: {environ[name]!r}.") from error
             yield name, name.removeprefix("RETRAIN_").lower().split("__"), value
+
+
+def _absolute(key: str, value: Any, folder: Path) -> Any:
+    """The value of a path or SQLite URL as seen from `folder`; every other value as it is."""
+    if not isinstance(value, str) or not value:
+        return value
+    if key in _DATABASES and (relative := _RELATIVE_SQLITE.fullmatch(value)):
+        return f"{relative[1]}{folder / relative[2]}"
+    return str(folder / value) if key in _FOLDERS and "://" not in value else value
 
 
 def _set(values: dict[str, Any], path: list[str], value: Any) -> None:

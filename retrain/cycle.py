@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, insert, select, update
 
-from retrain.errors import Conflict, NotFound
+from retrain.errors import Conflict, LeaseLost, NotFound
 from retrain.storage.schema import cycles, stages
 from retrain.storage.state import StateStore
 
@@ -71,8 +71,14 @@ class Cycle:
         return self._fence.token
 
     def check(self, connection: Connection) -> None:
-        """Raise `LeaseLost` unless this process still holds the cycle, in the transaction it is about to commit."""
+        """Raise `LeaseLost` unless this process may still write, in the transaction it is about to commit.
+
+        It may not once another process took the lease, nor once an operator abandoned the cycle.
+        """
         self._fence.check(connection)
+        status = connection.execute(select(cycles.c.status).where(cycles.c.id == self.id)).scalar_one()
+        if status != "running":
+            raise LeaseLost(f"Cycle {self.id} is {status}; nothing more is written for it.")
 
     def stage(
         self, name: str, inputs: Mapping[str, Any], work: Callable[[], Mapping[str, Any]]
@@ -97,7 +103,7 @@ class Cycle:
         started = self._clock()
         output = json.loads(json.dumps(work()))
         with self._state.write() as connection:
-            self._fence.check(connection)
+            self.check(connection)
             connection.execute(
                 insert(stages).values(
                     cycle_id=self.id,
@@ -114,7 +120,7 @@ class Cycle:
     def finish(self, status: str, outcome: Mapping[str, Any]) -> CycleRecord:
         """Close the cycle for good; its trigger is handled."""
         with self._state.write() as connection:
-            self._fence.check(connection)
+            self.check(connection)
             connection.execute(
                 update(cycles)
                 .where(cycles.c.id == self.id)
@@ -153,14 +159,13 @@ def open_cycle(
                 )
             )
         elif row.status == "running":
-            if row.config_hash != config_digest:
-                raise Conflict(
-                    f"Cycle {cycle_id} was begun under another configuration. Restore that configuration to finish "
-                    f"it, or close it with `retrain cycle abandon {cycle_id}`."
-                )
-            connection.execute(
-                update(cycles).where(cycles.c.id == cycle_id).values(attempts=row.attempts + 1)
-            )
+            # Counted before anything can be refused: an attempt that may not go on is one all the same.
+            connection.execute(update(cycles).where(cycles.c.id == cycle_id).values(attempts=row.attempts + 1))
+    if row is not None and row.status == "running" and row.config_hash != config_digest:
+        raise Conflict(
+            f"Cycle {cycle_id} was begun under another configuration. Restore that configuration to finish it, or "
+            f"close it with `retrain cycle abandon {cycle_id}`."
+        )
     return Cycle(state, read_cycle(state, cycle_id), fence, clock)
 
 

@@ -38,6 +38,7 @@ def switches(folder: Path) -> dict[str, str]:
         "YOLO_CONFIG_DIR": str(cache / "ultralytics"),
         "MPLCONFIGDIR": str(cache / "matplotlib"),
         "TORCH_HOME": str(cache / "torch"),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "torchinductor"),
         "XDG_CACHE_HOME": str(cache / "xdg"),
         "DVC_NO_ANALYTICS": "1",
         "DVC_SITE_CACHE_DIR": str(cache / "dvc-site"),

@@ -5,6 +5,7 @@ RetrainError
 ├── BadInput (ValueError)           a file, image, box or argument cannot be used
 ├── NotFound (LookupError)          the named thing does not exist
 ├── Conflict                        someone else changed it first; re-read and decide again
+│   ├── Active                      somebody else holds the lease; wait for it
 │   └── LeaseLost                   our fencing token is no longer the newest
 ├── StorageFull (OSError)           no space; nothing was half-written
 ├── PostConditionFailed             the step ran, but reading back showed it had no effect
@@ -30,6 +31,10 @@ class NotFound(RetrainError, LookupError):
 
 class Conflict(RetrainError):
     """Someone else changed it first; re-read and decide again."""
+
+
+class Active(Conflict):
+    """Somebody else holds the lease; wait for it."""
 
 
 class LeaseLost(Conflict):

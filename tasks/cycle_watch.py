@@ -10,12 +10,10 @@ from typing import Any
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun
-from sqlalchemy import select
 
 from retrain.cycle import StageRecord, read_cycle, stage_records
 from retrain.data_collection.triggers import Crossing
 from retrain.errors import NotFound, PostConditionFailed
-from retrain.storage.schema import crossings
 from tasks.resources import Resources
 
 Show = Callable[..., None]
@@ -47,13 +45,6 @@ class CycleWatch:
         """The cycle that makes the first champion, which no crossing starts."""
         name = f"{resources.model}-first"
         return CycleWatch(resources, Crossing(name, resources.model, 0, 0, 0, time.time(), None))
-
-    @staticmethod
-    def crossing(resources: Resources, crossing_id: str) -> Crossing:
-        """The stored record of a crossing."""
-        with resources.state.read() as connection:
-            row = connection.execute(select(crossings).where(crossings.c.id == crossing_id)).one()
-        return Crossing(**row._mapping)
 
     @property
     def status(self) -> str:

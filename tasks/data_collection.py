@@ -8,12 +8,13 @@ from prefect import get_run_logger, task
 
 from retrain.data_collection.triggers import (
     Crossing,
+    find_crossing,
     mark_emitted,
     record_crossing,
     select_samples,
+    unhandled,
     waiting_count,
 )
-from retrain.errors import BadInput
 from tasks.cycle import CycleWork
 from tasks.events import announce
 from tasks.resources import Resources
@@ -36,6 +37,21 @@ def watch_samples(resources: Resources) -> Crossing | None:
     return crossing
 
 
+def resolve_trigger(resources: Resources, trigger_id: str | None, manual_id: str) -> str:
+    """The trigger a run answers: the one it was given, else the oldest unanswered crossing, else a manual start.
+
+    Raises:
+        NotFound: this model has no such crossing; samples would be claimed for nothing.
+    """
+    manual = f"{resources.model}-manual-"
+    if trigger_id is None:
+        waiting = unhandled(resources.state, resources.model, time.time())
+        return waiting[0].id if waiting else manual + manual_id
+    if not trigger_id.startswith(manual):
+        find_crossing(resources.state, resources.model, trigger_id)
+    return trigger_id
+
+
 def announce_crossing(resources: Resources, crossing: Crossing) -> None:
     """Tell Prefect; its automation starts the cycle."""
     payload = {"trigger_id": crossing.id, "count": crossing.count, "threshold": crossing.threshold}
@@ -45,17 +61,13 @@ def announce_crossing(resources: Resources, crossing: Crossing) -> None:
 
 @task(name="select samples", timeout_seconds=300, **RETRYING)
 def select_batch(work: CycleWork) -> Mapping[str, Any]:
-    """Claim the waiting samples for this cycle."""
+    """Claim the waiting samples for this cycle; there may be none, after a manual start."""
 
     def select() -> dict[str, Any]:
         resources = work.resources
         ids = select_samples(
             resources.state, resources.model, work.cycle.id, limit=100_000, guard=work.cycle.check
         )
-        if not ids:
-            raise BadInput(
-                f"No sample waits for model {resources.model!r}, so there is nothing to learn from."
-            )
         return {"sample_ids": ids}
 
     return work.cycle.stage("select", {"trigger": work.cycle.record.trigger_id}, select)

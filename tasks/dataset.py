@@ -1,5 +1,6 @@
 """Turns a cycle's labels into a dataset version and lays its images out for training."""
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +12,7 @@ from retrain.data_collection.triggers import cycle_samples
 from retrain.dataset.diff import DatasetDiff
 from retrain.dataset.materialise import materialise
 from retrain.dataset.version import DatasetItem, DatasetVersion
-from retrain.errors import BadInput
+from retrain.errors import BadInput, Conflict
 from tasks.cycle import CycleWork
 from tasks.resources import Resources
 from tasks.retrying import RETRYING
@@ -27,12 +28,20 @@ def plan_cycle(work: CycleWork) -> Mapping[str, Any]:
     def plan() -> dict[str, Any]:
         resources = work.resources
         champion = resources.registry.current(resources.model, "champion")
-        parent = resources.releases.open(champion.digest).lineage.dataset_version
+        routed = resources.routes.get(resources.model).control
+        if routed != champion.digest:
+            raise Conflict(
+                f"The route serves {routed[:12]}, but the champion is {champion.digest[:12]}: a promotion was left "
+                f"half done. Finish its cycle, or point the route back, before starting another."
+            )
+        versions = resources.datasets.versions()
         return {
             "champion": champion.digest,
             "champion_version": champion.version,
-            "parent_version": parent,
-            "version": next_version(resources.datasets.versions()),
+            # What the champion learnt from; everything newer is new to it, also labels of cycles that kept it.
+            "known_version": resources.releases.open(champion.digest).lineage.dataset_version,
+            "parent_version": versions[-1],
+            "version": next_version(versions),
             "planned_at": time.time(),
         }
 
@@ -70,14 +79,15 @@ def build_version(work: CycleWork, plan: Mapping[str, Any]) -> Mapping[str, Any]
 
 
 @task(name="lay out training images", timeout_seconds=3600, **RETRYING)
-def lay_out(work: CycleWork, version: Mapping[str, Any], parent: str | None) -> Mapping[str, Any]:
+def lay_out(work: CycleWork, version: Mapping[str, Any], known_version: str | None) -> Mapping[str, Any]:
     """Folders for the trainer: the new training images, a replay of older ones, and the validation images."""
 
     def layout() -> dict[str, Any]:
         resources = work.resources
         whole = resources.datasets.get_version(version["name"])
         known = frozenset(
-            item.image for item in (resources.datasets.get_version(parent).items if parent else ())
+            item.image
+            for item in (resources.datasets.get_version(known_version).items if known_version else ())
         )
         share = resources.config.training.replay_fraction
 
@@ -93,7 +103,7 @@ def lay_out(work: CycleWork, version: Mapping[str, Any], parent: str | None) -> 
             "val": _folder(resources, whole, lambda item: item.split == "val"),
         }
 
-    return work.cycle.stage("layout", {"version": version["name"], "parent": parent}, layout)
+    return work.cycle.stage("layout", {"version": version["name"], "known": known_version}, layout)
 
 
 def _counts(difference: DatasetDiff) -> dict[str, Any]:
@@ -106,9 +116,12 @@ def _counts(difference: DatasetDiff) -> dict[str, Any]:
     }
 
 
+_VERSION = re.compile(r"v(\d+)\.(\d+)\.(\d+)")
+
+
 def next_version(names: list[str]) -> str:
     """The minor version after the newest: v1.0.0, then v1.1.0."""
-    parsed = [tuple(int(part) for part in name.removeprefix("v").split(".")) for name in names]
+    parsed = [tuple(map(int, found.groups())) for name in names if (found := _VERSION.fullmatch(name))]
     if not parsed:
         return "v1.0.0"
     major, minor, _ = max(parsed)

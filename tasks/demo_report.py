@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import psutil
 from prefect import task
+from prefect.artifacts import create_link_artifact
 
 from retrain.annotation.review import StoredAnnotation
 from retrain.boxes import Annotations, Detections, iou_matrix
@@ -83,6 +84,7 @@ def write_report(resources: Resources, facts: DemoFacts) -> tuple[str, str]:
     """Publish the report as JSON and HTML, read both back, and return their paths."""
     folder = resources.home / "report"
     publish(build_report(resources, facts), LocalBlobs(folder), "report")
+    create_link_artifact((folder / "report.html").as_uri(), "the demo's report", key="report")
     return str(folder / "report.json"), str(folder / "report.html")
 
 
@@ -112,7 +114,7 @@ def build_report(resources: Resources, facts: DemoFacts) -> page.LoopReport:
         dataset=_dataset(facts),
         ledger=_ledger(resources),
         links=tuple(_links(resources, facts)),
-        opening="`RETRAIN_HOME=.retrain/demo retrain up` starts the servers again; so does `retrain demo --keep`.",
+        opening=f"`RETRAIN_HOME={resources.home} retrain up` starts the servers again.",
         system=_system(),
     )
 

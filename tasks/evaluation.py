@@ -1,10 +1,13 @@
 """Evaluates champion and challenger on the same images and asks the gate."""
 
+import base64
+import io
 from collections.abc import Mapping
 from typing import Any
 
+from PIL import Image, ImageDraw
 from prefect import task
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_image_artifact, create_table_artifact
 
 from retrain.evaluation.comparator import Comparison, compare
 from retrain.evaluation.evaluator import Evaluation, EvaluationItem, evaluate
@@ -15,7 +18,8 @@ from tasks.retrying import RETRYING
 from tasks.serving import model_folder
 
 FROZEN, NEW = "frozen test", "new frames"
-"""Slices: the test split as the champion knew it, and what this cycle added to it."""
+"""Slices: the test split as the champion knew it, and what is new to it."""
+_DRAWN = 0.25
 
 
 @task(name="evaluate", timeout_seconds=24 * 3600, **RETRYING)
@@ -26,7 +30,7 @@ def evaluate_models(
 
     def run() -> dict[str, Any]:
         resources, settings = work.resources, work.resources.config.evaluation
-        slices, items = _test_items(work, version["name"], plan["parent_version"])
+        slices, items = _test_items(work, version["name"], plan["known_version"])
         folders = {
             "champion": resources.releases.fetch(plan["champion"]),
             "challenger": model_folder(resources, training),
@@ -42,8 +46,10 @@ def evaluate_models(
                 level=settings.level,
             )
             for name, ids in slices.items()
+            if ids  # the gate calls a missing slice what it is: nothing to judge by
         }
         _show(comparisons)
+        _show_example([item for item in items if item.image_id in slices[NEW]][:1], folders)
         return {name: comparison.to_json() for name, comparison in comparisons.items()}
 
     inputs = {"version": version["name"], "champion": plan["champion"], "job": training["job_id"]}
@@ -72,10 +78,16 @@ def _evaluate(work: CycleWork, folder: Any, items: list[EvaluationItem]) -> Eval
     )
 
 
-def _test_items(work: CycleWork, name: str, parent: str) -> tuple[dict[str, list[str]], list[EvaluationItem]]:
+def _test_items(
+    work: CycleWork, name: str, known_version: str
+) -> tuple[dict[str, list[str]], list[EvaluationItem]]:
     datasets = work.resources.datasets
-    version, known = datasets.get_version(name), {item.image for item in datasets.get_version(parent).items}
-    test = [item for item in version.items if item.split == "test"]
+    version, known = (
+        datasets.get_version(name),
+        {item.image for item in datasets.get_version(known_version).items},
+    )
+    # A label that the champion made would be marked right by the champion.
+    test = [item for item in version.items if item.split == "test" and item.source != "auto"]
     items = [
         EvaluationItem(
             item.image,
@@ -90,6 +102,30 @@ def _test_items(work: CycleWork, name: str, parent: str) -> tuple[dict[str, list
         NEW: [item.image for item in test if item.image not in known],
     }
     return slices, items
+
+
+def _show_example(items: list[EvaluationItem], folders: Mapping[str, Any]) -> None:
+    """One new frame as champion (left) and challenger (right) see it, as a Prefect artifact."""
+    from retrain.detector import Detector
+
+    for item in items:
+        pixels = item.load()
+        height, width = pixels.shape[:2]
+        sheet = Image.new("RGB", (2 * width, height))
+        for column, folder in enumerate(folders.values()):
+            frame = Image.fromarray(pixels)
+            draw = ImageDraw.Draw(frame)
+            found = Detector.load(folder).predict([pixels], confidence=_DRAWN)[0]
+            for box, label in zip(found.boxes.tolist(), found.classes.tolist(), strict=True):
+                draw.rectangle(box, outline=(64, 220, 120))
+                draw.text((box[0] + 2, box[1]), str(label), fill=(64, 220, 120))
+            sheet.paste(frame, (column * width, 0))
+        buffer = io.BytesIO()
+        sheet.save(buffer, "PNG")
+        address = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        create_image_artifact(
+            address, key="champion-and-challenger-frame", description="champion left, challenger right"
+        )
 
 
 def _show(comparisons: Mapping[str, Comparison]) -> None:

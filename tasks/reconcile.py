@@ -7,7 +7,7 @@ from prefect.deployments import run_deployment
 
 from retrain.cycle import list_cycles
 from retrain.data_collection.triggers import unhandled
-from retrain.errors import Conflict, RetrainError
+from retrain.errors import RetrainError
 from tasks.resources import Resources
 from tasks.retrying import RETRYING
 
@@ -49,8 +49,4 @@ def start_missing_cycles(resources: Resources) -> list[str]:
 
 def _is_active(resources: Resources) -> bool:
     """Whether a live process holds the model's cycle lease; a run asked for now would only be turned away."""
-    try:
-        resources.leases.acquire(f"cycle-{resources.model}", ttl_s=5).release()
-    except Conflict:
-        return True
-    return False
+    return resources.leases.is_held(f"cycle-{resources.model}")

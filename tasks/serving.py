@@ -6,9 +6,10 @@ from typing import Any
 
 from prefect import get_run_logger, task
 
-from retrain.errors import Conflict, NotFound, PostConditionFailed
+from retrain.errors import Conflict, LeaseLost, NotFound, RetrainError, Unavailable
 from retrain.serving.release import Lineage
-from retrain.serving.route import wait_until_served
+from retrain.serving.route import RouteRecord, wait_until_served
+from retrain.storage.leases import Lease
 from tasks.cycle import CycleWork
 from tasks.events import announce
 from tasks.resources import Resources
@@ -62,24 +63,28 @@ def promote(
 
     def switch() -> dict[str, Any]:
         resources, digest = work.resources, release["digest"]
-        _write_ledger(
-            work,
-            "decided",
-            {"digest": digest, "from": plan["champion"], "evidence": dict(evidence)},
-        )
-        replicas = _route_to(work, digest, plan)
-        _crown(work, expected=plan["champion"], release=release)
-        payload = {
-            "digest": digest,
-            "from": plan["champion"],
-            "model_version": release["model_version"],
-            "replicas": replicas,
-        }
-        _write_ledger(work, "promoted", payload)
+        _require_champion(work, (plan["champion"], digest))
+        withdrawals = _withdrawals(work)
+        payload = {"digest": digest, "from": plan["champion"], "evidence": dict(evidence)}
+        _write_ledger(work, "decided", payload, withdrawals)
+        record = _route_to(work, digest, plan)
+        try:
+            replicas = _wait_until_served(work, record, digest)
+            _crown(work, expected=plan["champion"], release=release)
+        except (Unavailable, LeaseLost):
+            raise  # a retry, or whoever holds the lease now, goes on from here
+        except RetrainError:
+            get_run_logger().error("promotion failed; the route goes back to %s", plan["champion"])
+            _route_back(work, record, plan["champion"])
+            _write_ledger(work, "withdrawn", {"digest": digest, "back_to": plan["champion"]}, withdrawals)
+            raise
+        served_at = time.time()
+        payload = {"digest": digest, "from": plan["champion"], "replicas": replicas}
+        _write_ledger(work, "promoted", {**payload, "model_version": release["model_version"]})
         announce(
             "release.promoted", resources.model, work.cycle.id, {"digest": digest, "cycle_id": work.cycle.id}
         )
-        return {"digest": digest, "replicas": replicas, "served_at": time.time()}
+        return {"digest": digest, "replicas": replicas, "served_at": served_at}
 
     return work.cycle.stage("promote", {"digest": release["digest"], "from": plan["champion"]}, switch)
 
@@ -89,52 +94,74 @@ def model_folder(resources: Resources, training: Mapping[str, Any]) -> Any:
     return resources.home / training["model_folder"]
 
 
-def _route_to(work: CycleWork, digest: str, plan: Mapping[str, Any]) -> list[str]:
-    resources, serving = work.resources, work.resources.config.serving
+def restore_route(resources: Resources, lease: Lease, attempt: str) -> str | None:
+    """Point the route back at the champion if a promotion was left half done; the digest it went back to."""
     routes, model = resources.routes, resources.model
-    attempt = f"{work.cycle.id}-{work.cycle.record.attempts}"
+    champion, record = resources.registry.current(model, "champion").digest, routes.get(model)
+    if record.control == champion:
+        return None
+    routes.switch(
+        model,
+        champion,
+        expected=record.version,
+        epoch=lease.token,
+        attempt=attempt,
+        now=time.time(),
+        guard=lease.check,
+    )
+    return champion
+
+
+def _require_champion(work: CycleWork, expected: tuple[str, str]) -> None:
+    champion = work.resources.registry.current(work.resources.model, "champion").digest
+    if champion not in expected:
+        raise Conflict(
+            f"The champion is {champion[:12]} now; this cycle compared with {expected[0][:12]}, so its evidence "
+            "does not hold."
+        )
+
+
+def _route_to(work: CycleWork, digest: str, plan: Mapping[str, Any]) -> RouteRecord:
+    routes, model = work.resources.routes, work.resources.model
     before = routes.get(model)
     if before.control == digest:
-        record = before
-    elif before.control != plan["champion"]:
+        return before
+    if before.control != plan["champion"]:
         raise Conflict(
             f"The route of {model} went to {before.control[:12]} while this cycle compared with another champion; "
             "its evidence does not hold for that release."
         )
-    else:
-        record = routes.switch(
-            model,
-            digest,
-            expected=before.version,
-            epoch=work.cycle.token,
-            attempt=attempt,
-            now=time.time(),
-            guard=work.cycle.check,
-        )
-    try:
-        served = wait_until_served(
-            routes,
-            model,
-            record,
-            digest,
-            deadline_s=serving.ack_timeout_s,
-            min_replicas=serving.min_replicas,
-            clock=time.time,
-            sleep=time.sleep,
-        )
-    except PostConditionFailed:
-        get_run_logger().error("routers did not follow; the route goes back to %s", plan["champion"])
-        routes.switch(
-            model,
-            plan["champion"],
-            expected=record.version,
-            epoch=work.cycle.token,
-            attempt=f"{attempt}-back",
-            now=time.time(),
-            guard=work.cycle.check,
-        )
-        _write_ledger(work, "withdrawn", {"digest": digest, "back_to": plan["champion"]})
-        raise
+    return _switch(work, before, digest, f"{work.cycle.id}-{work.cycle.record.attempts}")
+
+
+def _route_back(work: CycleWork, record: RouteRecord, champion: str) -> None:
+    _switch(work, record, champion, f"{work.cycle.id}-{work.cycle.record.attempts}-back")
+
+
+def _switch(work: CycleWork, before: RouteRecord, digest: str, attempt: str) -> RouteRecord:
+    return work.resources.routes.switch(
+        work.resources.model,
+        digest,
+        expected=before.version,
+        epoch=work.cycle.token,
+        attempt=attempt,
+        now=time.time(),
+        guard=work.cycle.check,
+    )
+
+
+def _wait_until_served(work: CycleWork, record: RouteRecord, digest: str) -> list[str]:
+    serving = work.resources.config.serving
+    served = wait_until_served(
+        work.resources.routes,
+        work.resources.model,
+        record,
+        digest,
+        deadline_s=serving.ack_timeout_s,
+        min_replicas=serving.min_replicas,
+        clock=time.time,
+        sleep=time.sleep,
+    )
     return [replica.replica for replica in served]
 
 
@@ -163,7 +190,13 @@ def _move_alias(work: CycleWork, alias: str, expected: str | None, digest: str, 
     )
 
 
-def _write_ledger(work: CycleWork, kind: str, payload: Mapping[str, Any]) -> None:
+def _withdrawals(work: CycleWork) -> int:
+    """How often this cycle's promotion was taken back: each new try is a decision of its own."""
+    entries = work.resources.ledger.entries(work.resources.model)
+    return sum(entry.kind == "withdrawn" and entry.payload["cycle"] == work.cycle.id for entry in entries)
+
+
+def _write_ledger(work: CycleWork, kind: str, payload: Mapping[str, Any], number: int = 0) -> None:
     resources = work.resources
-    key = f"{work.cycle.id}/{kind}"
+    key = f"{work.cycle.id}/{kind}/{number}"
     resources.ledger.append(resources.model, key, kind, {**payload, "cycle": work.cycle.id}, time.time())

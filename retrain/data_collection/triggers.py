@@ -73,6 +73,20 @@ def mark_emitted(state: StateStore, crossing_id: str, now: float) -> None:
             raise NotFound(f"No crossing {crossing_id!r}.")
 
 
+def find_crossing(state: StateStore, model: str, crossing_id: str) -> Crossing:
+    """The stored record of a model's crossing.
+
+    Raises:
+        NotFound: the model has no such crossing.
+    """
+    query = select(crossings).where(crossings.c.id == crossing_id, crossings.c.model == model)
+    with state.read() as connection:
+        row = connection.execute(query).one_or_none()
+    if row is None:
+        raise NotFound(f"Model {model!r} has no crossing {crossing_id!r}; start without a trigger to run by hand.")
+    return _crossing(row)
+
+
 def unhandled(state: StateStore, model: str, older_than: float) -> list[Crossing]:
     """Crossings of up to `older_than` whose cycle never started or never finished, oldest first."""
     query = _unhandled(model).where(crossings.c.crossed_at <= older_than).order_by(crossings.c.number)

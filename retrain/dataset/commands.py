@@ -1,6 +1,7 @@
 """Git and DVC as child processes: a known environment, and their failures in our words."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -37,6 +38,8 @@ _GIT_LOCATIONS = (
 )
 _DVC_BUSY = "Unable to acquire lock"
 _DVC_PATIENCE_S = 60.0
+_FULL = ("No space left", "Disk quota exceeded", "disk is full", "Out of diskspace")
+_TOO_LITTLE_BYTES = 32 * 1024
 
 
 class Commands:
@@ -97,7 +100,7 @@ class Commands:
         self, program: str, arguments: Sequence[str], done: subprocess.CompletedProcess[bytes]
     ) -> RetrainError:
         said = _said(done)
-        if any(text in said for text in ("No space left", "Disk quota exceeded", "disk is full")):
+        if any(text in said for text in _FULL):
             return storage_full(self._folder)
         if any(text in said for text in ("Read-only file system", "readonly database")):
             return not_writable(self._folder)
@@ -105,8 +108,15 @@ class Commands:
             return Conflict(
                 f"Another DVC command has been at work in {self._folder} for {_DVC_PATIENCE_S:g} s."
             )
+        if _is_full(self._folder):
+            return storage_full(self._folder)
         last = " ".join(said.split())[-600:] or f"exit status {done.returncode}"
         return Unavailable(f"`{program} {' '.join(arguments[:3])}` failed in {self._folder}: {last}")
+
+
+def _is_full(folder: Path) -> bool:
+    """Git does not always say why it could not write a file."""
+    return shutil.disk_usage(folder).free < _TOO_LITTLE_BYTES
 
 
 def _said(done: subprocess.CompletedProcess[bytes]) -> str:

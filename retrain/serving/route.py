@@ -199,15 +199,18 @@ def wait_until_served(
     Args:
         deadline_s: how long to wait from now.
         clock: the clock replicas stamp their acknowledgements with.
-        alive_within_s: a replica silent for longer is taken as gone and not waited for.
+        alive_within_s: a replica silent for longer when the wait begins is taken as gone and not waited for.
+            One that falls silent later is: it may be loading the release, or have crashed on it. Only a
+            replica that retires drops out.
 
     Raises:
         PostConditionFailed: not all did in time; the message names those that lag and what they serve.
     """
-    end = clock() + deadline_s
+    began = clock()
+    since, end = began - alive_within_s, began + deadline_s
     while True:
         now = clock()
-        alive = routes.replicas(model, alive_since=now - alive_within_s)
+        alive = routes.replicas(model, alive_since=since)
         served = [one for one in alive if one.version >= record.version and one.digest == digest]
         if len(served) >= min_replicas and len(served) == len(alive):
             return served

@@ -182,4 +182,6 @@ def _writing(folder: Path) -> Iterator[None]:
             raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull(f"No space left for {folder}; free some and run this again.") from error
-        raise Unavailable(f"Cannot write {folder}: {error.strerror}.") from error
+        raise Unavailable(
+            f"Cannot write {folder}: {error.strerror}. Make it writable, or name a copy of the repository that is."
+        ) from error

@@ -16,7 +16,7 @@ from typing import Self
 import psutil
 from sqlalchemy import Connection, Row, insert, select, update
 
-from retrain.errors import BadInput, Conflict, LeaseLost, RetrainError
+from retrain.errors import Active, BadInput, LeaseLost, RetrainError
 from retrain.storage.schema import leases
 from retrain.storage.state import StateStore
 
@@ -131,7 +131,7 @@ class LeaseManager:
         """Take the lease if it is free, expired, or held by a process of this host that no longer runs.
 
         Raises:
-            Conflict: somebody holds it.
+            Active: somebody holds it.
             BadInput: empty or too long name, or a time to live that is not positive.
         """
         longest = leases.c.name.type.length  # type: ignore[attr-defined]
@@ -144,7 +144,7 @@ class LeaseManager:
             row = connection.execute(select(leases).where(leases.c.name == name)).first()
             now = self._clock()
             if row is not None and not _is_free(row, now):
-                raise Conflict(
+                raise Active(
                     f"cycle lease {name!r} is active: held by {_who(row.holder)} "
                     f"until {_when(row.expires_at)} unless renewed (token {row.token}); "
                     "wait for it or stop that process."
@@ -156,6 +156,12 @@ class LeaseManager:
             else:
                 connection.execute(update(leases).where(leases.c.name == name).values(values))
         return Lease(self._state, self._clock, name=name, holder=holder, token=token, ttl_s=ttl_s)
+
+    def is_held(self, name: str) -> bool:
+        """Whether `acquire` would find a holder now; asking takes nothing and delays nobody."""
+        with self._state.read() as connection:
+            row = connection.execute(select(leases).where(leases.c.name == name)).first()
+        return row is not None and not _is_free(row, self._clock())
 
 
 def _is_free(row: Row[tuple[str, str, int, float]], now: float) -> bool:

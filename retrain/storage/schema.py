@@ -77,7 +77,8 @@ cycles = Table(
     Column("model", String(200), nullable=False),
     Column("trigger_id", String(200), nullable=False),
     Column("config_hash", String(64), nullable=False),
-    Column("status", String(30), nullable=False, comment="running | promoted | kept_champion | failed"),
+    # running | promoted | kept_champion | nothing_to_do | abandoned
+    Column("status", String(30), nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float, nullable=True),

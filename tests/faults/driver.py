@@ -55,7 +55,16 @@ def arm(chosen):
     progress.__call__ = at(chosen, "training", progress.__call__)
     ModelRegistry.register = at(chosen, "released", ModelRegistry.register, before=True)
     move = ModelRegistry.move_alias
-    ModelRegistry.move_alias = at(chosen, "crowned", at(chosen, "routed", move, before=True))
+
+    def move_alias(self, model, alias, **options):
+        if (chosen, alias) == ("routed", "champion"):
+            die()
+        result = move(self, model, alias, **options)
+        if (chosen, alias) == ("crowned", "champion"):
+            die()
+        return result
+
+    ModelRegistry.move_alias = move_alias
     # A two-epoch model on sixteen images learns nothing; these tests are about effects, not about the gate.
     tasks.evaluation.decide = lambda *_: GateDecision("better", True, ("forced by the fault test",))
 

@@ -9,16 +9,21 @@ import fcntl
 import io
 import json
 import os
+import shutil
 import socket
 import struct
 import subprocess
 import sys
 import time
+import traceback
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-FREE_KIB = (0, 24, 96, 160, 256, 384, 512, 768, 1024, 1536)
-"""Room on the dataset's disk, step by step, so that it runs out at another point of packing each time."""
+FREE_KIB = (0, 160, 2048)
+"""Room on the dataset's disk for the cycle: none, some, enough."""
+STEP_KIB = 4
+"""A version alone gets this much more each time, so that the disk is full once at every point of making it."""
 
 
 def raise_loopback():
@@ -55,6 +60,24 @@ def in_words(checkout, *arguments, **environment):
         timeout=60,
     )
     return [done.returncode, done.stderr.strip().replace(str(checkout), "<checkout>")]
+
+
+@contextmanager
+def stack_beside(checkout, found):
+    """The whole local stack goes up and down again while the block runs, in a home of its own."""
+    command = f'{sys.executable} -c "from flows.cli import main; main()"'
+    process = subprocess.Popen(
+        ["sh", "-c", f"{command} up; code=$?; {command} down; exit $code"],
+        env={**os.environ, "RETRAIN_HOME": str(checkout / ".retrain" / "stack")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield
+    finally:
+        said, _ = process.communicate(timeout=240)
+        found["stack"] = [process.returncode, said]
 
 
 def commands(checkout):
@@ -102,42 +125,81 @@ def spoil(resources):
 
 def run_with_little_room(resources, run, trigger):
     """The cycle, started again with a little more room each time, until it is through."""
-    ballast = resources.datasets_path / ".work" / "ballast"
-    room = os.statvfs(resources.datasets_path)
-    ballast.write_bytes(bytes((room.f_bavail // 2) * room.f_bsize))
     ends = []
-    for free in FREE_KIB:
-        leave(ballast, free)
-        started = time.time()
-        state = run(trigger, return_state=True)
-        ends.append([free, state.name, state.message, round(time.time() - started, 1)])
-        if state.is_completed():
-            break
-    ballast.unlink()
+    with Ballast(resources.datasets_path) as ballast:
+        for free in FREE_KIB:
+            ballast.leave(free)
+            state = run(trigger, return_state=True)
+            ends.append([state.name, state.message])
     return ends
 
 
-def leave(ballast, free_kib):
-    """Grow or shrink the ballast until so much is free."""
-    room = os.statvfs(ballast.parent)
-    size = ballast.stat().st_size + room.f_bavail * room.f_bsize - free_kib * 1024
-    with ballast.open("r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, 1)
-        file.truncate(min(size, ballast.stat().st_size))
-        if size > ballast.stat().st_size:
-            os.posix_fallocate(file.fileno(), 0, size)
+def fill_to_the_brim(resources, picture):
+    """The errors met while a version is made again and again with a little more room, until it is there."""
+    datasets, packs = resources.datasets, resources.datasets_path / "packs"
+    needed = {path.name for path in packs.iterdir()}
+    frames = [picture(number) for number in range(200, 206)]
+    met = []
+    with Ballast(resources.datasets_path) as ballast:
+        for free in range(0, 4096, STEP_KIB):
+            # What earlier attempts left would be replaced, and so give more room than was meant.
+            shutil.rmtree(resources.datasets_path / ".work" / "incoming", ignore_errors=True)
+            for stray in (path for path in packs.iterdir() if path.name not in needed):
+                stray.unlink()
+            ballast.leave(free)
+            try:
+                draft = datasets.create_version("v1.2.0", parent="v1.1.0")
+                datasets.add_images(draft, [data for data, _ in frames], [boxes for _, boxes in frames])
+                datasets.commit_version(draft)
+                break
+            except Exception as error:
+                at = traceback.extract_tb(error.__traceback__)
+                inner = traceback.extract_tb(error.__cause__.__traceback__) if error.__cause__ else at
+                met.append([type(error).__name__, str(error), inner[-1].name])
+    return met
+
+
+class Ballast:
+    """A file that leaves so much room on a dataset's disk, where no dataset looks."""
+
+    def __init__(self, folder):
+        self._file = folder / ".work" / "ballast"
+
+    def __enter__(self):
+        self._file.touch()
+        return self
+
+    def __exit__(self, *_):
+        self._file.unlink()
+
+    def leave(self, kib):
+        room, now = os.statvfs(self._file.parent), self._file.stat().st_size
+        wanted = now + room.f_bavail * room.f_bsize - kib * 1024
+        if wanted < now:
+            os.truncate(self._file, wanted)
+        else:
+            with self._file.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, wanted)
 
 
 def main(checkout, output):
     raise_loopback()
-    found = {"surroundings": surroundings(checkout), "commands": commands(checkout)}
+    found = {"surroundings": surroundings(checkout)}
+    with stack_beside(checkout, found):
+        found["commands"] = commands(checkout)
+        live(found)
+    output.write_text(json.dumps(found), encoding="utf-8")
+
+
+def live(found):
+    """From an empty home to a second champion, in this process."""
     sys.path.append(str(Path(__file__).resolve().parents[1]))
     # As a library user would: nothing is prepared before the flows are imported.
     from small_world import make_world, picture
 
     import tasks.evaluation
     from flows.continuous_retraining import continuous_retraining_flow
-    from retrain.cycle import list_cycles, stage_records
+    from retrain.cycle import list_cycles
     from retrain.data_collection.triggers import record_crossing
     from retrain.detector import Detector
     from retrain.evaluation.gate import GateDecision
@@ -156,14 +218,26 @@ def main(checkout, output):
         crossing = record_crossing(resources.state, "squares", 40, time.time())
         found["runs"] = run_with_little_room(resources, continuous_retraining_flow, crossing.id)
         found["served"] = router.served_digest
-    cycle = list_cycles(resources.state)[-1]
-    found["cycle"] = {"status": cycle.status, "outcome": cycle.outcome}
-    found["stages"] = {record.stage: record.output for record in stage_records(resources.state, cycle.id)}
-    found["versions"] = resources.datasets.versions()
-    found["images"] = len(resources.datasets.verify("v1.1.0").items)
-    found["champion"] = resources.registry.current("squares", "champion").digest
-    found["home"] = str(resources.home)
-    output.write_text(json.dumps(found, default=str), encoding="utf-8")
+    found |= outcome(resources, list_cycles(resources.state)[-1])
+    found["brim"] = fill_to_the_brim(resources, picture)
+    found["versions"] = {
+        name: len(resources.datasets.verify(name).items) for name in resources.datasets.versions()
+    }
+    output.write_text(json.dumps(found), encoding="utf-8")
+
+
+def outcome(resources, cycle):
+    from retrain.cycle import stage_records
+
+    stages = {record.stage: record.output for record in stage_records(resources.state, cycle.id)}
+    return {
+        "status": cycle.status,
+        "labels": cycle.outcome["labels"],
+        "left_out": stages["annotate"]["left_out"],
+        "release": cycle.outcome["release"]["digest"],
+        "champion": resources.registry.current("squares", "champion").digest,
+        "home": str(resources.home),
+    }
 
 
 if __name__ == "__main__":

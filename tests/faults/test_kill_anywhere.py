@@ -31,6 +31,15 @@ KILL_POINTS = [
     "recorded:promote",
 ]
 
+# What a kill inside the promotion leaves: (route moved, alias moved, entries in the ledger).
+HALF_DONE = {"routed": (True, False, 2), "crowned": (True, True, 2)}
+
+
+def half_done(world, champion):
+    moved = world.routes.get("squares").control != champion
+    crowned = world.registry.current("squares", "champion").digest != champion
+    return moved, crowned, len(world.ledger.entries("squares"))
+
 
 @pytest.fixture
 def router(world):
@@ -50,6 +59,8 @@ def test_a_cycle_killed_at_every_boundary_has_each_effect_exactly_once(world, dr
     for point in KILL_POINTS:
         killed = driver.run(trigger, point)
         assert killed.returncode == -signal.SIGKILL, f"{point} was not reached:\n{killed.output}"
+        if point in HALF_DONE:
+            assert half_done(world, champion) == HALF_DONE[point]
     finished = driver.run(trigger)
 
     assert finished.returncode == 0, finished.output
@@ -100,6 +111,9 @@ def test_a_promotion_no_router_follows_is_taken_back(world, driver, trigger):
     ended = driver.run(trigger, RETRAIN_SERVING__ACK_TIMEOUT_S="1")
 
     assert ended.returncode == 3
+    assert "live replicas of 'squares' serve release" in ended.output
+    assert switches(world) == 2  # there and back
+    assert [entry.kind for entry in world.ledger.entries("squares")] == ["promoted", "decided", "withdrawn"]
     assert world.routes.get("squares").control == champion
     assert world.registry.current("squares", "champion").digest == champion
 

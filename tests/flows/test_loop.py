@@ -2,12 +2,14 @@
 
 import time
 
+import httpx
 import pytest
 
 from flows.reconcile import reconcile_flow
 from flows.watch import watch_flow
 from retrain.cycle import list_cycles, stage_records
 from retrain.data_collection.triggers import record_crossing, unhandled
+from tasks.events import announce
 from tests.small_world import WAITING, collect
 
 pytestmark = pytest.mark.server
@@ -23,18 +25,42 @@ def finished_cycle(world, trigger, timeout_s=150):
     pytest.fail(f"the cycle of {trigger} did not finish in {timeout_s} s: {list_cycles(world.state)}")
 
 
-def test_enough_samples_become_a_finished_cycle_through_event_and_automation(world):
+def runs_for(stack, trigger):
+    query = {"flows": {"name": {"any_": ["continuous-retraining"]}}, "limit": 200}
+    reply = httpx.post(f"{stack.api_url}/flow_runs/filter", json=query, timeout=10)
+    reply.raise_for_status()
+    return [run for run in reply.json() if run["parameters"].get("trigger_id") == trigger]
+
+
+def test_a_burst_of_fifty_crossings_becomes_one_finished_cycle_through_event_and_automation(stack, world):
     trigger = watch_flow(world.config)
+    for number in range(49):
+        announce("samples.threshold-crossed", "squares", f"burst-{number}", {"trigger_id": trigger})
 
     cycle = finished_cycle(world, trigger)
 
     # One epoch on sixteen squares proves nothing better, and the gate must say so.
     assert cycle.status == "kept_champion"
     assert cycle.attempts == 1
+    assert [run["created_by"]["type"] for run in runs_for(stack, trigger)] == ["AUTOMATION"]
+    assert len(list_cycles(world.state)) == 2  # the one that made the first champion, and this
     done = [record.stage for record in stage_records(world.state, cycle.id)]
     assert done == ["plan", "select", "annotate", "version", "layout", "train", "evaluate", "gate"]
     assert world.datasets.versions() == ["v1.0.0", "v1.1.0"]
     assert len(world.ledger.entries("squares")) == 1
+
+
+def test_an_event_of_another_model_starts_no_cycle_of_this_one(stack, world):
+    announce("samples.threshold-crossed", "other", "other-1", {"trigger_id": "other-samples-1"})
+
+    deadline = time.monotonic() + 60
+    while not (runs := [run for run in runs_for(stack, "other-samples-1") if run["end_time"]]):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+    assert runs[0]["state_type"] == "FAILED"
+    assert "no crossing 'other-samples-1'" in runs[0]["state"]["message"]
+    assert len(list_cycles(world.state)) == 2
 
 
 def test_watching_again_announces_nothing_new(world):

@@ -5,16 +5,22 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from prefect.client.orchestration import get_client
-from prefect.events import emit_event
+from prefect.states import Scheduled
+from prefect.utilities.importtools import import_object
 
 from deployments.apply import apply_automations, read_automations
 from deployments.stack import Stack, free_port
 from retrain.config import RetrainConfig
 from retrain.errors import Unavailable
+
+DEPLOYMENTS = yaml.safe_load(Path("prefect.yaml").read_text(encoding="utf-8"))["deployments"]
 
 pytestmark = pytest.mark.server
 
@@ -100,22 +106,19 @@ def test_every_deployment_hands_its_run_the_parameters_it_was_given(stack):
     assert len(said) == 1
 
 
-def test_a_burst_of_fifty_crossings_starts_exactly_one_run(stack):
-    before = len(runs_of(stack, "continuous-retraining"))
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda d: d["entrypoint"])
+def test_every_deployments_parameters_are_what_its_run_gets(stack, deployment):
+    async def schedule():
+        async with get_client() as client:
+            stored = await client.read_deployment_by_name(
+                f"{import_object(deployment['entrypoint']).name}/retrain"
+            )
+            later = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(days=1))
+            run = await client.create_flow_run_from_deployment(stored.id, state=later)
+            await client.delete_flow_run(run.id)
+            return run.parameters
 
-    for number in range(50):
-        emit_event(
-            event="retrain.samples.threshold-crossed",
-            resource={"prefect.resource.id": "retrain.model.burst", "prefect.resource.name": "burst"},
-            payload={"trigger_id": f"burst-samples-{number}", "count": 200, "threshold": 200},
-        )
-    wait_for(lambda: len(runs_of(stack, "continuous-retraining")) > before)
-    time.sleep(8)  # time for a second run to appear, if there were one
-
-    started = runs_of(stack, "continuous-retraining")
-    assert len(started) == before + 1
-    assert started[0]["created_by"]["type"] == "AUTOMATION"
-    assert started[0]["parameters"]["trigger_id"].startswith("burst-samples-")
+    assert asyncio.run(schedule()) == deployment["parameters"]
 
 
 def test_a_taken_port_is_one_clear_sentence(tmp_path):

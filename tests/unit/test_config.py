@@ -73,6 +73,77 @@ def test_a_missing_file_is_a_clear_error(tmp_path):
         load_config(tmp_path / "nowhere.yaml", {})
 
 
+PLACES = {
+    "dataset.versions_path": ("versions", "{folder}/versions"),
+    "data_collection.storage_path": ("./samples", "{folder}/samples"),
+    "storage.blobs_url": ("../blobs", "{folder}/../blobs"),
+    "storage.state_url": ("sqlite:///state.db", "sqlite:///{folder}/state.db"),
+    "mlflow.tracking_uri": ("sqlite:///runs/mlflow.db", "sqlite:///{folder}/runs/mlflow.db"),
+    "mlflow.artifact_location": ("artifacts", "{folder}/artifacts"),
+}
+"""Settings that are places: as written, and as every process must understand it."""
+
+
+def shown(resolved):
+    return {key: yaml.safe_load(value) for key, value, _ in resolved.rows()}
+
+
+@pytest.mark.parametrize("key", PLACES)
+def test_a_relative_path_in_a_file_is_seen_from_the_folder_of_the_file(tmp_path, monkeypatch, key):
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    relative, meant = PLACES[key]
+    section, name = key.split(".")
+    written(tmp_path / "conf", f"{section}:\n  {name}: {relative}\n")
+    monkeypatch.chdir(tmp_path)
+    first = load_config(Path("conf/config.yaml"), {})
+
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    second = load_config(tmp_path / "conf" / "config.yaml", {})
+
+    assert shown(first)[key] == shown(second)[key] == meant.format(folder=tmp_path / "conf")
+
+
+@pytest.mark.parametrize("key", PLACES)
+def test_a_relative_path_of_the_environment_is_seen_from_the_home_folder(tmp_path, monkeypatch, key):
+    monkeypatch.setenv("RETRAIN_HOME", str(tmp_path / "home"))
+    relative, meant = PLACES[key]
+
+    resolved = load_config(written(tmp_path, ""), {f"RETRAIN_{key.replace('.', '__').upper()}": relative})
+
+    assert shown(resolved)[key] == meant.format(folder=tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("dataset.versions_path", "/data/versions"),
+        ("storage.blobs_url", "s3://bucket/prefix"),
+        ("storage.state_url", "postgresql+psycopg://h/d"),
+        ("storage.state_url", "sqlite:////data/state.db"),
+        ("storage.state_url", "sqlite:///:memory:"),
+        ("storage.state_url", "not a url"),
+        ("mlflow.tracking_uri", "http://127.0.0.1:5000"),
+        ("mlflow.artifact_location", "s3://bucket/runs"),
+        ("mlflow.experiment_name", "runs"),
+    ],
+)
+def test_what_is_no_relative_path_stays_as_written(tmp_path, key, value):
+    section, name = key.split(".")
+
+    resolved = load_config(written(tmp_path, yaml.safe_dump({section: {name: value}})), {})
+
+    assert shown(resolved)[key] == value
+
+
+@pytest.mark.parametrize("poll_s", ["0", "3.1"])
+def test_a_router_must_poll_often_enough_to_count_as_alive_in_a_promotion(tmp_path, poll_s):
+    with pytest.raises(ConfigError, match=r"serving\.poll_s: Input should be"):
+        load_config(written(tmp_path, f"serving:\n  poll_s: {poll_s}\n"), {})
+
+    assert load_config(written(tmp_path, "serving:\n  poll_s: 3\n"), {}).config.serving.poll_s == 3
+
+
 def test_an_empty_file_means_the_defaults(tmp_path):
     assert load_config(written(tmp_path, ""), {}).config == RetrainConfig()
 
@@ -101,3 +172,11 @@ def test_importing_the_configuration_pulls_in_no_heavy_library():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "[]"
+
+
+def test_a_password_in_an_address_is_never_printed(tmp_path):
+    path = written(tmp_path, "storage:\n  state_url: postgresql+psycopg://retrain:s3cret@db/retrain\n")
+
+    shown = {key: value for key, value, _ in load_config(path, {}).rows()}
+
+    assert shown["storage.state_url"] == '"postgresql+psycopg://retrain:***@db/retrain"'

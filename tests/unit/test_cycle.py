@@ -102,3 +102,24 @@ def test_a_finished_cycle_keeps_its_outcome(state, lease):
 def test_an_unknown_cycle_is_named(state):
     with pytest.raises(NotFound, match="No cycle 'nope'"):
         read_cycle(state, "nope")
+
+
+def test_an_abandoned_cycle_records_nothing_more(state, lease):
+    cycle = opened(state, lease)
+    abandon_cycle(state, cycle.id, now=5.0)
+
+    with pytest.raises(LeaseLost, match="is abandoned"):
+        cycle.stage("train", {}, dict)
+    with pytest.raises(LeaseLost):
+        cycle.finish("promoted", {})
+
+    assert read_cycle(state, cycle.id).status == "abandoned"
+
+
+def test_an_attempt_refused_for_its_configuration_counts(state, lease):
+    opened(state, lease, config="c")
+
+    with pytest.raises(Conflict):
+        opened(state, lease, config="d")
+
+    assert list_cycles(state)[0].attempts == 2

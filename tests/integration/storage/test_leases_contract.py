@@ -8,7 +8,7 @@ import time
 import pytest
 from sqlalchemy import select, update
 
-from retrain.errors import BadInput, Conflict, LeaseLost, Unavailable
+from retrain.errors import Active, BadInput, Conflict, LeaseLost, Unavailable
 from retrain.storage.journal import Journal
 from retrain.storage.leases import LeaseManager
 from retrain.storage.schema import leases
@@ -50,6 +50,32 @@ def test_a_second_holder_is_told_who_holds_it_and_until_when(manager):
         manager.acquire("digits", 60)
     assert f":{os.getpid()} until 1970-01-01T00:17:40+00:00" in str(caught.value)
     assert str(caught.value).startswith("cycle lease 'digits' is active: held by ")
+
+
+def test_asking_whether_it_is_held_follows_the_rule_of_acquire_and_takes_nothing(manager, state, clock):
+    assert not manager.is_held("digits")
+    lease = manager.acquire("digits", 60)
+    assert manager.is_held("digits")
+    assert not manager.is_held("letters")
+    check(state, lease)
+    clock.now += 60
+    assert not manager.is_held("digits")
+    lease.release()
+    with manager.acquire("digits", 60) as next_one:
+        assert next_one.token == lease.token + 1
+        set_holder(state, lambda host, pid, started, nonce: (host, pid, "1", nonce))
+        assert not manager.is_held("digits"), "its process is gone"
+        set_holder(state, lambda host, pid, started, nonce: ("elsewhere", pid, started, nonce))
+        assert manager.is_held("digits")
+    assert not manager.is_held("digits")
+
+
+def test_only_a_lease_that_somebody_holds_is_called_active(manager, state):
+    with manager.acquire("digits", 60) as lease, pytest.raises(Active):
+        manager.acquire("digits", 60)
+    with pytest.raises(Conflict) as caught:
+        check(state, lease)
+    assert not isinstance(caught.value, Active)
 
 
 def test_names_do_not_hinder_each_other(manager, state):

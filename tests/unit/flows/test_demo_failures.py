@@ -6,10 +6,15 @@ import pytest
 
 from flows.demo import _failures
 
+STAGES = {
+    name: {} for name in ("plan", "select", "version", "layout", "train", "evaluate", "gate", "register")
+}
+STAGES |= {"annotate": {"left_out": {}}, "promote": {"replicas": ["r1"]}}
 GOOD = {
     "stages": [SimpleNamespace(name="train", proof="weights loaded again")],
     "created_by_type": "AUTOMATION",
     "status": "promoted",
+    "cycle": STAGES,
     "serving": "b" * 64,
     "after": "b" * 64,
     "verdict": "better",
@@ -23,7 +28,12 @@ def facts(**changes):
     return SimpleNamespace(
         all_stages=lambda: values["stages"],
         run=SimpleNamespace(created_by_type=values["created_by_type"]),
-        watch=SimpleNamespace(status=values["status"]),
+        watch=SimpleNamespace(
+            status=values["status"],
+            stages=lambda: [
+                SimpleNamespace(stage=name, output=output) for name, output in values["cycle"].items()
+            ],
+        ),
         gate_reasons=lambda: ("the gate's reason",),
         serving=values["serving"],
         after=values["after"],
@@ -43,6 +53,9 @@ def test_a_loop_that_proved_everything_has_no_failures():
         ({"created_by_type": "USER"}, "not by the automation"),
         ({"status": "kept_champion"}, "ended as kept_champion: the gate's reason"),
         ({"serving": "a" * 64}, "the router serves"),
+        ({"cycle": {k: v for k, v in STAGES.items() if k != "gate"}}, "the cycle skipped gate"),
+        ({"cycle": STAGES | {"promote": {"replicas": []}}}, "no router acknowledged"),
+        ({"cycle": STAGES | {"annotate": {"left_out": {"x": "damaged"}}}}, "1 samples were left out"),
         ({"verdict": "inconclusive"}, "not better on the drifted slice: because"),
         ({"ledger": False}, "hash chain is broken"),
     ],

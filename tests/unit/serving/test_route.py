@@ -238,12 +238,49 @@ def test_a_lagging_replica_is_named(routes, switched):
     assert ticker.now == pytest.approx(105.0)
 
 
-def test_a_replica_that_went_silent_is_not_waited_for(routes, switched):
+def test_a_replica_that_was_gone_before_the_wait_is_not_waited_for(routes, switched):
     routes.acknowledge("m", "r1", switched, NEW, now=106.0)
 
     served = wait(routes, switched, Ticker(now=111.0))
 
     assert [one.replica for one in served] == ["r1"]
+
+
+def follow(routes, switched, ticker, replica, moments):
+    """`replica` acknowledges the new release at each of the moments."""
+    for due in moments:
+        act = lambda due=due: routes.acknowledge("m", replica, switched, NEW, now=due)  # noqa: E731
+        ticker.events.append((due, act))
+
+
+def test_a_replica_that_crashes_on_the_release_makes_the_wait_fail(routes, switched):
+    ticker = Ticker()
+    follow(routes, switched, ticker, "r1", range(101, 130))
+
+    with pytest.raises(PostConditionFailed, match=r"1 of 2 live .* Lagging: r2 \(serves a"):
+        wait(routes, switched, ticker, deadline_s=25.0)
+
+
+def test_a_replica_that_is_silent_while_it_loads_the_release_is_waited_for(routes, switched):
+    ticker = Ticker()
+    follow(routes, switched, ticker, "r1", range(101, 130))
+    follow(routes, switched, ticker, "r2", [120])
+
+    served = wait(routes, switched, ticker, deadline_s=25.0)
+
+    assert [one.replica for one in served] == ["r1", "r2"]
+    assert 120 <= ticker.now < 121
+
+
+def test_a_replica_that_retires_during_the_wait_is_no_longer_waited_for(routes, switched):
+    ticker = Ticker()
+    follow(routes, switched, ticker, "r1", [101])
+    ticker.events.append((103, lambda: routes.retire("m", "r2")))
+
+    served = wait(routes, switched, ticker)
+
+    assert [one.replica for one in served] == ["r1"]
+    assert 103 <= ticker.now < 104
 
 
 def test_nobody_alive_is_not_success(routes, switched):

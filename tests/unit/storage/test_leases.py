@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from retrain.errors import Conflict, LeaseLost
+from retrain.errors import Active, Conflict, LeaseLost
 from retrain.storage.leases import LeaseManager
 
 
@@ -13,7 +13,7 @@ def test_a_lease_excludes_the_same_process_too_and_names_it(state):
     manager = LeaseManager(state, lambda: 0.0)
     with (
         manager.acquire("digits", 60),
-        pytest.raises(Conflict, match=rf"'digits' is active: held by .*:{os.getpid()} "),
+        pytest.raises(Active, match=rf"'digits' is active: held by .*:{os.getpid()} "),
     ):
         manager.acquire("digits", 60)
     manager.acquire("digits", 60).release()
