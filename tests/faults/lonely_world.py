@@ -223,7 +223,6 @@ def live(found):
     found["versions"] = {
         name: len(resources.datasets.verify(name).items) for name in resources.datasets.versions()
     }
-    output.write_text(json.dumps(found), encoding="utf-8")
 
 
 def outcome(resources, cycle):

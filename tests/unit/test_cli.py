@@ -25,6 +25,7 @@ COMMANDS = (
     "watch",
     "reconcile",
     "cycle",
+    "cycle first",
     "cycle run",
     "cycle list",
     "cycle show",

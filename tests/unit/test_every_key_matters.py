@@ -269,15 +269,17 @@ def evaluated(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
     """Comparisons of the evaluate stage, and the champion's stored scores."""
     patch.setitem(sys.modules, "retrain.detector", SimpleNamespace(Detector=Oracle))
     patch.setattr("tasks.evaluation.create_table_artifact", MagicMock())
+    patch.setattr("tasks.evaluation.create_image_artifact", MagicMock())
     frames = [resources.traffic.frame("dock-a", index) for index in range(24)]
     truth = Annotations.of([[10, 10, 30, 30], [60, 60, 90, 95]], [0, 0])
-    items = [SimpleNamespace(image=f"{n:02}", group=f"r{n // 2}", split="test", annotations=truth, pixels=frame.image)
+    items = [SimpleNamespace(image=f"{n:02}", group=f"r{n // 2}", split="test", source="human", annotations=truth,
+                             pixels=frame.image)
              for n, frame in enumerate(frames)]  # fmt: skip
     versions = {"v1.0.0": SimpleNamespace(items=items[:12]), "v1.1.0": SimpleNamespace(items=items)}
     resources.__dict__["datasets"] = SimpleNamespace(
         get_version=versions.__getitem__, image_bytes=lambda _, item: encode(item.pixels)
     )
-    plan = {"champion": released(resources), "parent_version": "v1.0.0"}
+    plan = {"champion": released(resources), "known_version": "v1.0.0"}
     training = {"job_id": "j", "model_folder": model_folder(resources, "challenger").name}
     with open_work(resources, patch) as work:
         compared = evaluate_models.fn(work, plan, {"name": "v1.1.0"}, training)
@@ -324,6 +326,7 @@ def promotion(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
     patch.setattr("tasks.serving.get_run_logger", MagicMock())
     resources.__dict__["registry"] = MagicMock()
     champion, challenger = released(resources, "champion"), released(resources, "challenger")
+    resources.registry.current.return_value = SimpleNamespace(digest=champion)
     resources.routes.initialise(resources.model, champion, 1e9)
     with open_work(resources, patch) as work:
         try:
@@ -365,6 +368,7 @@ def schedules(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
     """Schedules in the file that `retrain up` has Prefect deploy."""
     commands: list[tuple[str, ...]] = []
     patch.setattr(Stack, "_run", lambda stack, *command: commands.append(command))
+    patch.setattr(Stack, "_make_work_pool", lambda stack: None)
     Stack(resources.home, resources.config)._apply()
     (deploy,) = (command for command in commands if "deploy" in command)
     deployed = yaml.safe_load(Path(deploy[deploy.index("--prefect-file") + 1]).read_text())
