@@ -52,7 +52,7 @@ def main() -> None:
     show(result)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {arguments.output}")
+    print(f"written to {arguments.output}\n\nFor the README:\n\n{markdown(result)}")
 
 
 def median_seconds(command: list[str]) -> float:
@@ -148,6 +148,31 @@ def show(result: dict) -> None:
     for title in seeds[0]["map50"]:
         scores.add_row(title, *(before_after(one["map50"].get(title)) for one in seeds))
     console.print(scores)
+
+
+def markdown(result: dict) -> str:
+    """The table README quotes; a test compares them."""
+    seeds, start = result["seeds"], result["start"]
+    rows = [("", *(f"seed {one['seed']}" for one in seeds)), ("---",) * (len(seeds) + 1)]
+    rows += [
+        (f"mAP50, {title}: before → after [interval]", *(before_after(one["map50"][title]) for one in seeds))
+        for title in seeds[0]["map50"]
+    ]
+    rows += [
+        (f"threshold crossed → {title}", *(f"{one['since_crossing_s'][title]:.0f} s" for one in seeds))
+        for title in ("flow run running", "new digest served")
+    ]
+    rows.append(
+        (
+            "labelled by people / by the model",
+            *(f"{one['labels']['human']} / {one['labels']['auto']}" for one in seeds),
+        )
+    )
+    rows.append(("whole demo, after set-up", *(f"{one['wall_s']:.0f} s" for one in seeds)))
+    rows.append(("peak memory of all its processes", *(f"{one['peak_rss_mib']} MiB" for one in seeds)))
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    starts = ", ".join(f"`{name.removesuffix(', s')}` {seconds:.2f} s" for name, seconds in start.items())
+    return f"{table}\n\nCommand line, median of {START_RUNS}: {starts}."
 
 
 def number(value: float | None, digits: int) -> str:

@@ -11,7 +11,7 @@ from flows.demo_progress import DemoProgress
 from flows.first_champion import first_champion_flow
 from flows.watch import watch_flow
 from retrain.config import RetrainConfig
-from retrain.data_collection.triggers import Crossing, find_crossing, waiting_count
+from retrain.data_collection.triggers import Crossing, unhandled, waiting_count
 from retrain.errors import PostConditionFailed
 from tasks.cycle_watch import CycleWatch, FlowRunFacts
 from tasks.demo_report import DemoFacts, write_report
@@ -108,9 +108,12 @@ def _serve_until_crossing(resources: Resources, production: Production, progress
                 waiting,
                 threshold,
             )
-            if waiting >= threshold and (crossing := watch_flow(resources.config)) is not None:
-                step.proof = f"{waiting} samples stored; crossing {crossing} recorded and announced"
-                return find_crossing(resources.state, resources.model, crossing)
+            if waiting >= threshold:
+                # The scheduled watch on the worker may have been first; either way one crossing is recorded.
+                watch_flow(resources.config)
+                crossing = unhandled(resources.state, resources.model, time.time())[0]
+                step.proof = f"{waiting} samples stored; crossing {crossing.id} recorded and announced"
+                return crossing
     raise PostConditionFailed(
         f"{production.frames_per_camera} frames per camera gave {waiting} samples, not {threshold}: the drift did "
         "not make the model unsure. Lower data_collection.retrain_threshold or raise simulation.max_frames."

@@ -3,6 +3,8 @@
 import logging
 import os
 import shutil
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +32,8 @@ def run_demo(*, keep: bool, seed: int) -> None:
         Conflict: another demo runs in the same home, or its folder holds what no demo made.
     """
     folder = writable(home()) / "demo"
+    # A terminated demo must stop its servers too; by default SIGTERM skips every `finally`.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with _alone(folder):
         _fresh(folder, seed)
         os.environ["RETRAIN_HOME"] = str(folder)

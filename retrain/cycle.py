@@ -160,7 +160,9 @@ def open_cycle(
             )
         elif row.status == "running":
             # Counted before anything can be refused: an attempt that may not go on is one all the same.
-            connection.execute(update(cycles).where(cycles.c.id == cycle_id).values(attempts=row.attempts + 1))
+            connection.execute(
+                update(cycles).where(cycles.c.id == cycle_id).values(attempts=row.attempts + 1)
+            )
     if row is not None and row.status == "running" and row.config_hash != config_digest:
         raise Conflict(
             f"Cycle {cycle_id} was begun under another configuration. Restore that configuration to finish it, or "

@@ -83,7 +83,9 @@ def find_crossing(state: StateStore, model: str, crossing_id: str) -> Crossing:
     with state.read() as connection:
         row = connection.execute(query).one_or_none()
     if row is None:
-        raise NotFound(f"Model {model!r} has no crossing {crossing_id!r}; start without a trigger to run by hand.")
+        raise NotFound(
+            f"Model {model!r} has no crossing {crossing_id!r}; start without a trigger to run by hand."
+        )
     return _crossing(row)
 
 

@@ -22,7 +22,12 @@ def stack_home():
 
 @pytest.fixture(scope="session")
 def stack(stack_home):
-    ports = {"prefect_port": free_port(), "mlflow_port": free_port(), "worker_poll_s": 1}
+    ports = {
+        "prefect_port": free_port(),
+        "mlflow_port": free_port(),
+        "worker_poll_s": 1,
+        "watch_interval_s": 86400,
+    }
     config = RetrainConfig.model_validate(small_config(orchestration=ports))
     (stack_home / "config.yaml").write_text(config.model_dump_json(), encoding="utf-8")
     stack = Stack(stack_home, config)

@@ -121,6 +121,12 @@ def test_every_deployments_parameters_are_what_its_run_gets(stack, deployment):
     assert asyncio.run(schedule()) == deployment["parameters"]
 
 
+@pytest.mark.parametrize("flow", ["watch", "reconcile"])
+def test_the_schedule_really_makes_runs(stack, flow):
+    # With SQLAlchemy 2.1 Prefect 3.8.8 fails each scheduler pass, in its log only.
+    wait_for(lambda: [run for run in runs_of(stack, flow) if run["auto_scheduled"]], timeout_s=90)
+
+
 def test_a_taken_port_is_one_clear_sentence(tmp_path):
     with socket.socket() as occupant:
         occupant.bind(("127.0.0.1", 0))
