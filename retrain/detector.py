@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -22,6 +23,7 @@ from safetensors.torch import load as load_tensors
 from ultralytics.data.augment import LetterBox
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import nms, ops
+from ultralytics.utils.patches import _image_open
 
 from retrain.boxes import Detections
 from retrain.errors import BadInput, NotFound, Unavailable
@@ -30,6 +32,9 @@ WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
 # Ultralytics drops the rest of a batch when NMS takes too long; on a busy machine that would change the result.
 NO_TIME_LIMIT = 3600.0
 _CHUNK = 32
+
+# Ultralytics replaces it by one that tries to install a plugin; a damaged image must stay the error Pillow makes of it.
+PIL.Image.open = _image_open
 
 Image = NDArray[np.uint8]
 

@@ -8,6 +8,7 @@ from retrain import environment
 
 environment.prepare()
 
+import PIL.Image
 from ultralytics import __version__ as ULTRALYTICS_VERSION
 from ultralytics.cfg import get_cfg
 from ultralytics.data.build import build_dataloader
@@ -17,7 +18,11 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from ultralytics.utils import LOGGER, IterableSimpleNamespace, nms
+from ultralytics.utils.patches import _image_open
 from ultralytics.utils.torch_utils import ModelEMA
+
+# As in `retrain.detector`: a damaged image must stay the error that Pillow makes of it.
+PIL.Image.open = _image_open
 
 __all__ = [
     "IMG_FORMATS",

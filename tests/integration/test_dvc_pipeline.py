@@ -46,6 +46,8 @@ def clone(tmp_path):
 
 def run(folder, *command):
     environment = {**os.environ, **switches(folder / ".retrain"), "RETRAIN_HOME": str(folder / ".retrain")}
+    # As in an activated virtual environment: the stages call `python`.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     done = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=folder,

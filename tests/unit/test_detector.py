@@ -1,8 +1,10 @@
+import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -148,3 +150,8 @@ def test_description_that_does_not_fit_the_weights_is_refused(folder: Path, tmp_
 def test_gpu_that_is_not_there_is_said_plainly(folder: Path) -> None:
     with pytest.raises(Unavailable, match="no GPU"):
         Detector.load(folder, device="cuda")
+
+
+def test_ultralytics_does_not_change_what_a_damaged_image_is() -> None:
+    with pytest.raises(PIL.UnidentifiedImageError):
+        PIL.Image.open(io.BytesIO(b"no image"))
