@@ -4,6 +4,7 @@ Each service has a pid file under `<home>/run` and a log under `<home>/logs`. A 
 answered; `down` ends only processes this module started.
 """
 
+import hashlib
 import json
 import os
 import signal
@@ -27,7 +28,6 @@ from retrain.environment import switches
 from retrain.errors import Conflict, PostConditionFailed, Unavailable
 from retrain.storage.files import write_whole
 
-WORK_POOL = "retrain-local"
 _START_TIMEOUT_S = 240.0
 _STOP_TIMEOUT_S = 20.0
 
@@ -57,6 +57,10 @@ class Stack:
 
     def __init__(self, home: Path, config: RetrainConfig) -> None:
         self._home, self._config = home, config
+        # One pool per home: a worker that outlived another home's stack must never be given this home's runs.
+        self.work_pool = (
+            f"retrain-local-{hashlib.blake2b(str(home.absolute()).encode(), digest_size=4).hexdigest()}"
+        )
         orchestration = config.orchestration
         self.api_url = f"http://127.0.0.1:{orchestration.prefect_port}/api"
         self.prefect_url = f"http://127.0.0.1:{orchestration.prefect_port}"
@@ -123,7 +127,7 @@ class Stack:
             "worker",
             "start",
             "--pool",
-            WORK_POOL,
+            self.work_pool,
             "--type",
             "process",
         )
@@ -207,7 +211,7 @@ class Stack:
         try:
             worker = self._record("worker")["worker"]
             reply = httpx.post(
-                f"{self.api_url}/work_pools/{WORK_POOL}/workers/filter", json=online, timeout=5
+                f"{self.api_url}/work_pools/{self.work_pool}/workers/filter", json=online, timeout=5
             )
         except (FileNotFoundError, ValueError, KeyError, httpx.HTTPError):
             return False
@@ -224,15 +228,16 @@ class Stack:
     def _make_work_pool(self) -> None:
         # `prefect work-pool create` would have the server fetch a list of worker types from the internet. The worker
         # gives the pool its job template.
-        pool = {"name": WORK_POOL, "type": "process"}
+        pool = {"name": self.work_pool, "type": "process"}
         reply = httpx.post(f"{self.api_url}/work_pools/", json=pool, timeout=60)
         if reply.status_code not in {201, 409}:  # 409: it is there
-            raise PostConditionFailed(f"Prefect made no work pool {WORK_POOL}: {reply.text[:300]}")
+            raise PostConditionFailed(f"Prefect made no work pool {self.work_pool}: {reply.text[:300]}")
 
     def _deployments(self) -> Path:
-        """`prefect.yaml` with this configuration's schedule."""
+        """`prefect.yaml` with this home's work pool and this configuration's schedule."""
         contents = yaml.safe_load(prefect_file().read_text(encoding="utf-8"))
         for deployment in contents["deployments"]:
+            deployment["work_pool"] = {**deployment["work_pool"], "name": self.work_pool}
             for schedule in deployment.get("schedules", ()):
                 schedule["interval"] = self._config.orchestration.watch_interval_s
         written = self._home / "prefect" / "deployments.yaml"

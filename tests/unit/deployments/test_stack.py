@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+import yaml
 
 from deployments.stack import Stack, _Service
 from retrain.config import RetrainConfig
@@ -84,3 +85,13 @@ def test_other_processes_get_the_absolute_path_of_the_configuration_file(stack, 
 
     monkeypatch.delenv("RETRAIN_CONFIG")
     assert "RETRAIN_CONFIG" not in stack.environment()
+
+
+def test_two_homes_never_share_a_work_pool(tmp_path):
+    # A worker left over from another home once took this home's runs, and promoted into the wrong state.
+    first, second = (Stack(tmp_path / name, RetrainConfig()) for name in ("a", "b"))
+
+    deployed = yaml.safe_load(first._deployments().read_text(encoding="utf-8"))["deployments"]
+
+    assert first.work_pool != second.work_pool
+    assert {one["work_pool"]["name"] for one in deployed} == {first.work_pool}
