@@ -1,7 +1,7 @@
 """The main job: a detector gets worse in (simulated) production, and Retrain makes it good again, for real."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from retrain.errors import PostConditionFailed
 from tasks.cycle_watch import CycleWatch, FlowRunFacts
 from tasks.demo_report import DemoFacts, write_report
 from tasks.production import Production
+from tasks.proofs import Proof, prove_cycle
 from tasks.resources import Resources, build_resources
 from tasks.simulation import make_first_version, score_heldout
 
@@ -80,11 +81,16 @@ def demo_flow(config: RetrainConfig, progress: DemoProgress) -> DemoResult:
             scores = score_heldout(resources, before, after)
             drifted = scores["drifted"]["map50"]
             step.proof = f"drifted mAP50 {drifted.champion:.3f} → {drifted.challenger:.3f}"
+    with progress.step("read every stage's effect back again") as step:
+        proofs = {proof.stage: proof for proof in prove_cycle(resources, watch.cycle_id)}
+        of_first = prove_cycle(resources, CycleWatch.of_first(resources).cycle_id)
+        broken = [proof for proof in (*of_first, *proofs.values()) if not proof.holds]
+        step.proof = None if broken else f"{len(of_first)} + {len(proofs)} stages of both cycles hold"
     facts = DemoFacts(
-        started, first, crossing, run, watch, production.observations, scores, serving, progress.steps
+        started, first, crossing, run, watch, production.observations, scores, serving, progress.steps, proofs
     )
     paths = write_report(resources, facts)
-    return DemoResult(*paths, failures=tuple(_failures(facts)))
+    return DemoResult(*paths, failures=tuple(_failures(facts, broken)))
 
 
 def _first_champion(
@@ -133,9 +139,10 @@ def _wait_for_cycle(watch: CycleWatch, progress: DemoProgress) -> None:
         step.proof = f"cycle {watch.cycle_id} finished as {watch.status}"
 
 
-def _failures(facts: DemoFacts) -> list[str]:
+def _failures(facts: DemoFacts, broken: Sequence[Proof]) -> list[str]:
     """Why this demo must not be called a success; empty when it may."""
-    failures = [f"step {stage.name!r} proved nothing" for stage in facts.all_stages() if not stage.proof]
+    failures = [f"stage {proof.stage!r} does not hold: {proof.said}" for proof in broken]
+    failures += [f"step {stage.name!r} proved nothing" for stage in facts.all_stages() if not stage.proof]
     if facts.run.created_by_type != "AUTOMATION":
         failures.append(f"the flow run was created by {facts.run.created_by_type}, not by the automation")
     if facts.watch.status != "promoted":

@@ -3,14 +3,14 @@
 from prefect import flow
 
 from retrain.config import RetrainConfig
-from tasks.reconcile import start_missing_cycles
+from tasks.reconcile import repair_aliases, start_missing_cycles
 from tasks.resources import build_resources
 
 
 @flow(
     name="reconcile",
     flow_run_name="reconcile",
-    description="Starts the cycles whose event was lost or whose process died.",
+    description="Starts the cycles whose event was lost or whose process died; repairs aliases MLflow missed.",
     timeout_seconds=300,
     persist_result=False,
 )
@@ -23,4 +23,6 @@ def reconcile_flow(config: RetrainConfig | None = None) -> list[str]:
     Returns:
         Trigger ids for which a cycle run was started.
     """
-    return start_missing_cycles(build_resources(config))
+    resources = build_resources(config)
+    repair_aliases(resources)
+    return start_missing_cycles(resources)

@@ -117,6 +117,11 @@ class Cycle:
             )
         return dict(output)
 
+    def require_ours(self) -> None:
+        """Stop long work early: raise `LeaseLost` once another process, or an operator, took the cycle away."""
+        with self._state.read() as connection:
+            self.check(connection)
+
     def finish(self, status: str, outcome: Mapping[str, Any]) -> CycleRecord:
         """Close the cycle for good; its trigger is handled."""
         with self._state.write() as connection:

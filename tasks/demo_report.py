@@ -2,7 +2,6 @@
 
 import platform
 import resource
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as installed
@@ -13,26 +12,22 @@ import psutil
 from prefect import task
 from prefect.artifacts import create_link_artifact
 
-from retrain.annotation.review import StoredAnnotation
-from retrain.boxes import Annotations, Detections, iou_matrix
-from retrain.data_collection.sample import DataSample
-from retrain.data_collection.triggers import Crossing, cycle_samples
+from retrain.data_collection.triggers import Crossing
 from retrain.evaluation.comparator import Comparison as Compared
 from retrain.monitoring import report as page
 from retrain.monitoring.page import publish
-from retrain.simulation.traffic import FLEET, Frame
+from retrain.simulation.traffic import FLEET
 from retrain.storage.blobs import LocalBlobs
 from tasks.cycle_watch import CycleWatch, FlowRunFacts
+from tasks.demo_frames import DRAWN, DRIFT_WORDS, camera_looks, frame_pairs
+from tasks.demo_labels import label_facts
 from tasks.production import Observation, rolling
+from tasks.proofs import Proof
 from tasks.resources import PRODUCTION_START, Resources
 from tasks.retrying import RETRYING
-from tasks.simulation import heldout_frames
 
 _WINDOW = 15
-_PAIRS = 4
-_DRAWN = 0.25
 _LIBRARIES = ("retrain", "prefect", "torch", "lightning", "ultralytics", "mlflow", "dvc")
-_DRIFT_WORDS = {"moderate": "low light, blur, part-inverted ink", "blinding": "inverted and very dark"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +43,7 @@ class DemoFacts:
     scores: Mapping[str, Mapping[str, Compared]]
     serving: str
     steps: Sequence[page.Stage]
+    proofs: Mapping[str, Proof]
 
     @property
     def before(self) -> str:
@@ -69,11 +65,16 @@ class DemoFacts:
                 "worker",
                 record.started_at,
                 record.finished_at,
-                _proof(record.stage, record.output),
+                self.proof_of(record.stage),
             )
             for record in self.watch.stages()
         ]
         return sorted([*self.steps, *cycle], key=lambda stage: stage.started_at)
+
+    def proof_of(self, stage: str) -> str | None:
+        """What was read back for a stage of the cycle after it ended; None when its record did not hold."""
+        found = self.proofs.get(stage)
+        return found.said if found is not None and found.holds else None
 
     def ledger_verified(self) -> bool:
         return self.watch.resources.ledger.verify().intact
@@ -104,11 +105,11 @@ def build_report(resources: Resources, facts: DemoFacts) -> page.LoopReport:
         classes=resources.config.model.classes,
         scores=tuple(_slice(name, metrics) for name, metrics in facts.scores.items()),
         incident=_incident(resources, facts),
-        frame_pairs=tuple(_pairs(resources, facts)),
-        drawn_confidence=_DRAWN,
-        cameras=tuple(_looks(resources)),
+        frame_pairs=tuple(frame_pairs(resources, facts.before, facts.after)),
+        drawn_confidence=DRAWN,
+        cameras=tuple(camera_looks(resources)),
         training=tuple(_curves(resources, facts)),
-        labels=_labels(resources, facts.watch.cycle_id),
+        labels=label_facts(resources, facts.watch.cycle_id),
         stages=tuple(stages),
         reaction=_reaction(facts),
         dataset=_dataset(facts),
@@ -160,7 +161,7 @@ def _incident(resources: Resources, facts: DemoFacts) -> page.Incident:
     series = tuple(
         page.CameraSeries(
             camera.id,
-            _DRIFT_WORDS.get(camera.drift.kind),
+            DRIFT_WORDS.get(camera.drift.kind),
             None if camera.drift.kind == "none" else float(resources.config.simulation.drift_from),
             tuple((float(index - start), value) for index, value in rolling(observed, camera.id, _WINDOW)),
         )
@@ -174,49 +175,6 @@ def _incident(resources: Resources, facts: DemoFacts) -> page.Incident:
         float(min(switched) - start) if switched else None,
         series,
     )
-
-
-def _pairs(resources: Resources, facts: DemoFacts) -> list[page.FramePair]:
-    """Held-out drifted frames as both models see them, one camera after the other."""
-    if facts.after is None:
-        return []
-    from retrain.detector import Detector
-
-    frames = heldout_frames(resources)["drifted"][:_PAIRS]
-    images = [frame.image for frame in frames]
-    before, after = (
-        Detector.load(resources.releases.fetch(digest)).predict(images, confidence=_DRAWN)
-        for digest in (facts.before, facts.after)
-    )
-    return [
-        page.FramePair(
-            frame.camera,
-            f"held-out frame of {frame.camera}",
-            page.Picture.of(frame.image),
-            frame.annotations,
-            first,
-            second,
-        )
-        for frame, first, second in zip(frames, before, after, strict=True)
-    ]
-
-
-def _looks(resources: Resources) -> list[page.CameraLook]:
-    drift_from = PRODUCTION_START + resources.config.simulation.drift_from
-
-    def pictures(camera: str, indices: Sequence[int]) -> tuple[page.Picture, ...]:
-        frames: list[Frame] = [resources.traffic.frame(camera, index) for index in indices]
-        return tuple(page.Picture.of(frame.image) for frame in frames)
-
-    return [
-        page.CameraLook(
-            camera.id,
-            _DRIFT_WORDS.get(camera.drift.kind),
-            pictures(camera.id, (0, 11)),
-            pictures(camera.id, (drift_from, drift_from + 11)) if camera.drift.kind != "none" else (),
-        )
-        for camera in FLEET
-    ]
 
 
 def _curves(resources: Resources, facts: DemoFacts) -> list[page.TrainingCurve]:
@@ -235,59 +193,6 @@ def _curves(resources: Resources, facts: DemoFacts) -> list[page.TrainingCurve]:
     return curves
 
 
-def _labels(resources: Resources, cycle_id: str) -> page.Labels:
-    samples = cycle_samples(resources.state, cycle_id)
-    stored = resources.annotations.load(cycle_id)
-    cameras = sorted({sample.camera for sample in samples})
-    return page.Labels(
-        _label_counts(samples, stored),
-        tuple(
-            page.CameraLabels(name, _label_counts([one for one in samples if one.camera == name], stored))
-            for name in cameras
-        ),
-        tuple(_quality(resources, samples, stored, source) for source in ("auto", "human")),
-    )
-
-
-def _label_counts(samples: Sequence[DataSample], stored: Mapping[str, StoredAnnotation]) -> page.LabelCounts:
-    sources = Counter(stored[sample.id].source for sample in samples if sample.id in stored)
-    labelled = sources["auto"] + sources["human"]
-    return page.LabelCounts(len(samples), sources["auto"], sources["human"], len(samples) - labelled)
-
-
-def _quality(
-    resources: Resources, samples: Sequence[DataSample], stored: Mapping[str, StoredAnnotation], source: str
-) -> page.LabelQuality:
-    """Labels of one source against the truth that only the simulation knows."""
-    overlaps: list[float] = []
-    drawn = true = 0
-    for sample in samples:
-        if sample.id in stored and stored[sample.id].source == source:
-            truth = resources.traffic.frame(sample.camera, sample.metadata["frame_index"]).annotations
-            label = stored[sample.id].annotations
-            drawn, true = drawn + len(label), true + len(truth)
-            overlaps += _matched(label, truth)
-    return page.LabelQuality(
-        source,
-        drawn,
-        len(overlaps) / drawn if drawn else None,
-        len(overlaps) / true if true else None,
-        float(np.mean(overlaps)) if overlaps else None,
-    )
-
-
-def _matched(label: Annotations | Detections, truth: Annotations) -> list[float]:
-    """IoU of each label with the free true box of its class it covers best, at IoU 0.5 or more."""
-    overlap = iou_matrix(label.boxes, truth.boxes)
-    overlap[label.classes[:, None] != truth.classes[None, :]] = 0.0
-    found = []
-    for row in range(len(label)):
-        if len(truth) and (best := float(overlap[row].max())) >= 0.5:
-            overlap[:, int(overlap[row].argmax())] = 0.0
-            found.append(best)
-    return found
-
-
 def _reaction(facts: DemoFacts) -> tuple[page.Moment, ...]:
     ends = {record.stage: record for record in facts.watch.stages()}
     moments = [
@@ -297,7 +202,7 @@ def _reaction(facts: DemoFacts) -> tuple[page.Moment, ...]:
         page.Moment("flow run running", facts.run.started_at, f"flow run {facts.run.name}"),
     ]
     moments += [
-        page.Moment(f"{name} done", ends[name].finished_at, _proof(name, ends[name].output))
+        page.Moment(f"{name} done", ends[name].finished_at, facts.proof_of(name))
         for name in ("version", "train", "gate")
         if name in ends
     ]
@@ -313,35 +218,6 @@ def _clock(moment: float | None) -> str:
     return "an unknown time" if moment is None else time.strftime("%H:%M:%S UTC", time.gmtime(moment))
 
 
-def _proof(stage: str, output: Mapping[str, Any]) -> str:
-    """What the stage read back before it was recorded, in one line."""
-    match stage:
-        case "plan":
-            return f"champion {output['champion'][:12]} on {output['parent_version']}; next is {output['version']}"
-        case "select":
-            return f"{len(output['sample_ids'])} samples claimed by this cycle alone"
-        case "annotate":
-            return f"{len(output['auto'])} auto, {len(output['human'])} by hand, {len(output['left_out'])} left out"
-        case "version":
-            return f"tag {output['name']} holds digest {output['digest'][:12]}, every image re-hashed"
-        case "layout":
-            return f"{len(output['train'])} training folders and validation, complete"
-        case "train":
-            return f"weights {output['weights_sha256'][:12]} loaded again, best epoch {output['best_epoch']}"
-        case "evaluate":
-            return "; ".join(
-                f"{name}: {one['champion']:.3f} → {one['challenger']:.3f}" for name, one in output.items()
-            )
-        case "gate":
-            return f"{output['verdict']}: {output['reasons'][0]}"
-        case "register":
-            return f"release {output['digest'][:12]} read back, model version {output['model_version']}"
-        case "promote":
-            return f"{', '.join(output['replicas'])} acknowledged {output['digest'][:12]}; alias champion read back"
-        case _:
-            return ""
-
-
 def _dataset(facts: DemoFacts) -> page.DatasetDiff | None:
     record = next((one for one in facts.watch.stages() if one.stage == "version"), None)
     if record is None:
@@ -352,7 +228,7 @@ def _dataset(facts: DemoFacts) -> page.DatasetDiff | None:
         diff["after"],
         tuple(page.Count(name, *counts) for name, counts in diff["splits"].items()),
         tuple(page.Count(name, *counts) for name, counts in diff["classes"].items()),
-        _proof("version", record.output),
+        facts.proof_of("version"),
     )
 
 

@@ -3,17 +3,20 @@
 import base64
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 from prefect import task
 from prefect.artifacts import create_image_artifact, create_table_artifact
 
+from retrain.dataset.version import DatasetItem, DatasetVersion
 from retrain.evaluation.comparator import Comparison, compare
 from retrain.evaluation.evaluator import Evaluation, EvaluationItem, evaluate
 from retrain.evaluation.gate import GateRules, decide
 from tasks.annotation import decode
 from tasks.cycle import CycleWork
+from tasks.resources import Resources
 from tasks.retrying import RETRYING
 from tasks.serving import model_folder
 
@@ -30,14 +33,15 @@ def evaluate_models(
 
     def run() -> dict[str, Any]:
         resources, settings = work.resources, work.resources.config.evaluation
-        slices, items = _test_items(work, version["name"], plan["known_version"])
+        slices = test_slices(resources, version["name"], plan["known_version"])
+        items = _test_items(resources, version["name"])
         folders = {
             "champion": resources.releases.fetch(plan["champion"]),
             "challenger": model_folder(resources, training),
         }
         results = {name: _evaluate(work, folder, items) for name, folder in folders.items()}
         for name, result in results.items():
-            result.save(resources.home / "cycles" / work.cycle.id / f"{name}.json")
+            result.save(_evaluation_file(resources, work.cycle.id, name))
         comparisons = {
             name: compare(
                 results["champion"].only(ids),
@@ -61,11 +65,25 @@ def gate(work: CycleWork, comparisons: Mapping[str, Any]) -> Mapping[str, Any]:
     """May the challenger be promoted: better on the new frames, not worse on the frozen test."""
 
     def run() -> dict[str, Any]:
-        rules = GateRules(targets=(NEW,), margins={FROZEN: work.resources.config.evaluation.margin})
+        margin = work.resources.config.evaluation.margin
         found = {name: Comparison.from_json(value) for name, value in comparisons.items()}
-        return decide(found, rules).to_json()
+        return {**decide(found, gate_rules(margin)).to_json(), "margin": margin}
 
     return work.cycle.stage("gate", {"comparisons": dict(comparisons)}, run)
+
+
+def gate_rules(margin: float) -> GateRules:
+    """Better on what is new, and at most `margin` worse on what the champion already knew."""
+    return GateRules(targets=(NEW,), margins={FROZEN: margin})
+
+
+def saved_evaluation(resources: Resources, cycle_id: str, who: str) -> Evaluation:
+    """What the evaluate stage stored for `champion` or `challenger`."""
+    return Evaluation.load(_evaluation_file(resources, cycle_id, who))
+
+
+def _evaluation_file(resources: Resources, cycle_id: str, who: str) -> Path:
+    return resources.home / "cycles" / cycle_id / f"{who}.json"
 
 
 def _evaluate(work: CycleWork, folder: Any, items: list[EvaluationItem]) -> Evaluation:
@@ -78,30 +96,33 @@ def _evaluate(work: CycleWork, folder: Any, items: list[EvaluationItem]) -> Eval
     )
 
 
-def _test_items(
-    work: CycleWork, name: str, known_version: str
-) -> tuple[dict[str, list[str]], list[EvaluationItem]]:
-    datasets = work.resources.datasets
-    version, known = (
-        datasets.get_version(name),
-        {item.image for item in datasets.get_version(known_version).items},
-    )
-    # A label that the champion made would be marked right by the champion.
-    test = [item for item in version.items if item.split == "test" and item.source != "auto"]
-    items = [
+def test_slices(resources: Resources, name: str, known_version: str) -> dict[str, list[str]]:
+    """Image ids of each slice of a version's test split."""
+    known = {item.image for item in resources.datasets.get_version(known_version).items}
+    test = [item.image for item in _judged(resources.datasets.get_version(name))]
+    return {
+        FROZEN: [image for image in test if image in known],
+        NEW: [image for image in test if image not in known],
+    }
+
+
+def _test_items(resources: Resources, name: str) -> list[EvaluationItem]:
+    datasets = resources.datasets
+    version = datasets.get_version(name)
+    return [
         EvaluationItem(
             item.image,
             item.group,
             lambda item=item: decode(datasets.image_bytes(version, item)),  # type: ignore[misc]
             item.annotations,
         )
-        for item in test
+        for item in _judged(version)
     ]
-    slices = {
-        FROZEN: [item.image for item in test if item.image in known],
-        NEW: [item.image for item in test if item.image not in known],
-    }
-    return slices, items
+
+
+def _judged(version: DatasetVersion) -> list[DatasetItem]:
+    # A label that the champion made would be marked right by the champion.
+    return [item for item in version.items if item.split == "test" and item.source != "auto"]
 
 
 def _show_example(items: list[EvaluationItem], folders: Mapping[str, Any]) -> None:

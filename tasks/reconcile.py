@@ -47,6 +47,15 @@ def start_missing_cycles(resources: Resources) -> list[str]:
     return [crossing.id for crossing in waiting]
 
 
+@task(name="repair aliases", timeout_seconds=120, **RETRYING)
+def repair_aliases(resources: Resources) -> list[str]:
+    """Show in MLflow what a process decided and did not live to write there; names the aliases repaired."""
+    repaired = [record.alias for record in resources.registry.sync(resources.model)]
+    if repaired:
+        get_run_logger().warning("MLflow showed an older release as %s; repaired", ", ".join(repaired))
+    return repaired
+
+
 def _is_active(resources: Resources) -> bool:
     """Whether a live process holds the model's cycle lease; a run asked for now would only be turned away."""
     return resources.leases.is_held(f"cycle-{resources.model}")

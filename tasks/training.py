@@ -77,6 +77,8 @@ class _Progress:
 
     def __call__(self, report: EpochReport) -> None:
         resources, cycle = self._work.resources, self._work.cycle
+        # Only the end of the stage is fenced; without this a training that lost its lease would go on for hours.
+        cycle.require_ours()
         now = time.time()
         resources.progress(cycle.id).append(f"epoch-{report.epoch}", "epoch", report.to_json(), now)
         metrics = {f"train/{name}": value for name, value in report.losses.items()}

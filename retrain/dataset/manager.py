@@ -177,11 +177,6 @@ class DatasetManager:
             shutil.rmtree(self._incoming, ignore_errors=True)
             return stored
 
-    def discard_draft(self, version_id: Draft | str) -> None:
-        """Forget a draft and its images; does nothing when there is none."""
-        with self.repository.locked():
-            self._drafts.discard(self._reference(version_id).partition("@")[0])
-
     def get_version(self, name: str) -> DatasetVersion:
         """A committed version.
 

@@ -146,6 +146,11 @@ class RouteStore:
             self._write_journal(connection, "route.switched", record, now)
         return record
 
+    def changes(self, model: str) -> list[RouteRecord]:
+        """Every record the route has had, oldest first, from the journal written with each change."""
+        entries = Journal(self._state, _stream(model)).entries()
+        return [RouteRecord(**entry.payload) for entry in entries]
+
     def acknowledge(self, model: str, replica: str, record: RouteRecord, digest: str, now: float) -> None:
         """Say that `replica` serves `digest` under `record`; also its sign of life."""
         values = {"epoch": record.epoch, "revision": record.revision, "digest": digest, "seen_at": now}

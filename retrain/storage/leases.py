@@ -47,14 +47,8 @@ class Lease:
         self._holder = holder
         self._ttl_s = ttl_s
         self._stopped = threading.Event()
-        self._lost = threading.Event()
         self._renewal = threading.Thread(target=self._keep, name=f"lease-{name}", daemon=True)
         self._renewal.start()
-
-    @property
-    def lost(self) -> bool:
-        """Whether a renewal found a newer holder: a hint to stop early; only `check` is proof."""
-        return self._lost.is_set()
 
     def check(self, connection: Connection) -> None:
         """Prove that no newer holder exists, inside the `StateStore.write()` whose writes depend on it.
@@ -64,7 +58,6 @@ class Lease:
         """
         row = connection.execute(select(leases).where(leases.c.name == self.name)).first()
         if row is None or (row.token, row.holder) != (self.token, self._holder):
-            self._lost.set()
             newest = "nobody" if row is None or not row.holder else f"{_who(row.holder)}, token {row.token}"
             raise LeaseLost(
                 f"cycle lease {self.name!r} with token {self.token} is no longer ours "

@@ -123,3 +123,12 @@ def test_an_attempt_refused_for_its_configuration_counts(state, lease):
         opened(state, lease, config="d")
 
     assert list_cycles(state)[0].attempts == 2
+
+
+def test_work_that_lost_its_cycle_is_told_before_its_stage_ends(state, lease):
+    cycle = opened(state, lease)
+    cycle.require_ours()
+    abandon_cycle(state, cycle.id, now=5.0)
+
+    with pytest.raises(LeaseLost, match="is abandoned"):
+        cycle.require_ours()

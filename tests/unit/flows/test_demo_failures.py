@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from flows.demo import _failures
+from tasks.proofs import Proof
 
 STAGES = {
     name: {} for name in ("plan", "select", "version", "layout", "train", "evaluate", "gate", "register")
@@ -43,7 +44,7 @@ def facts(**changes):
 
 
 def test_a_loop_that_proved_everything_has_no_failures():
-    assert _failures(facts()) == []
+    assert _failures(facts(), []) == []
 
 
 @pytest.mark.parametrize(
@@ -61,4 +62,10 @@ def test_a_loop_that_proved_everything_has_no_failures():
     ],
 )
 def test_anything_unproven_is_a_failure_in_words(change, said):
-    assert any(said in failure for failure in _failures(facts(**change)))
+    assert any(said in failure for failure in _failures(facts(**change), []))
+
+
+def test_a_stage_whose_effect_is_gone_is_a_failure():
+    failures = _failures(facts(), [Proof("train", holds=False, said="the weights are gone")])
+
+    assert failures == ["stage 'train' does not hold: the weights are gone"]

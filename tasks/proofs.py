@@ -1,0 +1,210 @@
+"""Checks the record of every finished stage against the world again, long after the stage read back its own effect."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from retrain.cycle import StageRecord, read_cycle, stage_records
+from retrain.data_collection.triggers import cycle_samples
+from retrain.errors import NotFound, PostConditionFailed, RetrainError
+from retrain.evaluation.comparator import Comparison, compare
+from retrain.evaluation.evaluator import Evaluation
+from retrain.evaluation.gate import decide
+from tasks.evaluation import gate_rules, saved_evaluation, test_slices
+from tasks.resources import Resources
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was found when a stage's record was compared with the world.
+
+    Attributes:
+        said: what was read, or what is wrong.
+    """
+
+    stage: str
+    holds: bool
+    said: str
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """One stage's record and those of its cycle, with what is needed to look at the world."""
+
+    resources: Resources
+    cycle_id: str
+    outputs: Mapping[str, Mapping[str, Any]]
+    stage: str
+
+    @property
+    def output(self) -> Mapping[str, Any]:
+        return self.outputs[self.stage]
+
+
+def prove_cycle(resources: Resources, cycle_id: str) -> list[Proof]:
+    """Read back the effect of each stage that a cycle recorded, in the order they finished.
+
+    Raises:
+        NotFound: no such cycle.
+    """
+    read_cycle(resources.state, cycle_id)
+    return list(_proofs(resources, cycle_id, stage_records(resources.state, cycle_id)))
+
+
+def _proofs(resources: Resources, cycle_id: str, records: list[StageRecord]) -> Iterator[Proof]:
+    outputs = {record.stage: record.output for record in records}
+    for stage in outputs:
+        if stage not in _CHECKS:
+            yield Proof(stage, holds=False, said="there is no check for this stage")
+            continue
+        try:
+            yield Proof(
+                stage, holds=True, said=_CHECKS[stage](_Recorded(resources, cycle_id, outputs, stage))
+            )
+        except RetrainError as error:
+            yield Proof(stage, holds=False, said=str(error))
+
+
+def _plan(recorded: _Recorded) -> str:
+    plan, resources = recorded.output, recorded.resources
+    lineage = resources.releases.open(plan["champion"]).lineage
+    _same("the champion's dataset version", plan["known_version"], lineage.dataset_version)
+    resources.datasets.get_version(plan["parent_version"])
+    return f"champion {plan['champion'][:12]} learnt from {plan['known_version']}; next is {plan['version']}"
+
+
+def _select(recorded: _Recorded) -> str:
+    stored = [sample.id for sample in cycle_samples(recorded.resources.state, recorded.cycle_id)]
+    _same("the samples claimed", sorted(recorded.output["sample_ids"]), sorted(stored))
+    return f"{len(stored)} samples are claimed by this cycle alone"
+
+
+def _annotate(recorded: _Recorded) -> str:
+    stored = recorded.resources.annotations.load(recorded.cycle_id)
+    counts = {}
+    for source in ("auto", "human"):
+        found = sorted(name for name, label in stored.items() if label.source == source)
+        _same(f"the samples labelled by {source}", sorted(recorded.output[source]), found)
+        counts[source] = len(found)
+    left = len(recorded.output["left_out"])
+    return f"{counts['auto']} labels of the model, {counts['human']} of people are stored; {left} left out"
+
+
+def _version(recorded: _Recorded) -> str:
+    version = recorded.resources.datasets.verify(recorded.output["name"])
+    _same(f"the digest at tag {version.name}", recorded.output["digest"], version.digest)
+    return f"tag {version.name} holds digest {version.digest[:12]}, {len(version.items)} images re-hashed"
+
+
+def _layout(recorded: _Recorded) -> str:
+    home = recorded.resources.home
+    counts = []
+    for folder in [*recorded.output["train"], recorded.output["val"]]:
+        images = sum(1 for _ in (home / folder / "images").rglob("*.*"))
+        if not images:
+            raise PostConditionFailed(f"{home / folder} holds no image; the cache was cleaned since.")
+        counts.append(images)
+    return f"{sum(counts[:-1])} training images in {len(counts) - 1} folders, {counts[-1]} validation images"
+
+
+def _train(recorded: _Recorded) -> str:
+    output, resources = recorded.output, recorded.resources
+    weights = resources.home / output["model_folder"] / "weights.safetensors"
+    if not weights.exists():
+        raise NotFound(f"{weights} is gone.")
+    with weights.open("rb") as file:
+        _same(
+            "the digest of the weights",
+            output["weights_sha256"],
+            hashlib.file_digest(file, "sha256").hexdigest(),
+        )
+    status = resources.tracker.run(output["run_id"]).status
+    _same(f"the state of MLflow run {output['run_id']}", "FINISHED", status)
+    weights_digest = output["weights_sha256"][:12]
+    return f"weights hash to {weights_digest}; the MLflow run is finished; best epoch {output['best_epoch']}"
+
+
+def _evaluate(recorded: _Recorded) -> str:
+    champion, challenger = (
+        saved_evaluation(recorded.resources, recorded.cycle_id, who) for who in ("champion", "challenger")
+    )
+    plan, version = recorded.outputs["plan"], recorded.outputs["version"]
+    slices = test_slices(recorded.resources, version["name"], plan["known_version"])
+    for name, one in recorded.output.items():
+        again = _compared_again(champion, challenger, slices[name], Comparison.from_json(one))
+        _same(f"the comparison on {name}", one, again.to_json())
+    return "computed again from the stored matches, equal: " + "; ".join(
+        f"{name} {one['champion']:.3f} → {one['challenger']:.3f}" for name, one in recorded.output.items()
+    )
+
+
+def _compared_again(
+    champion: Evaluation, challenger: Evaluation, ids: list[str], recorded: Comparison
+) -> Comparison:
+    return compare(
+        champion.only(ids), challenger.only(ids), resamples=recorded.resamples, level=recorded.level
+    )
+
+
+def _gate(recorded: _Recorded) -> str:
+    found = {name: Comparison.from_json(one) for name, one in recorded.outputs["evaluate"].items()}
+    again = decide(found, gate_rules(recorded.output["margin"]))
+    _same("the gate's decision", recorded.output["verdict"], again.verdict)
+    return f"decided again from the stored comparisons: {again.verdict}; {again.reasons[0]}"
+
+
+def _register(recorded: _Recorded) -> str:
+    output, resources = recorded.output, recorded.resources
+    lineage = resources.releases.open(output["digest"]).lineage
+    _same("what made the release", recorded.cycle_id, lineage.created_from)
+    _same("the training job of the release", recorded.outputs["train"]["job_id"], lineage.training_job)
+    number = resources.registry.version_of(resources.model, output["digest"])
+    _same("the registered version of the release", output["model_version"], number)
+    return f"release {output['digest'][:12]} re-hashed; MLflow has it as version {number}"
+
+
+def _serve(recorded: _Recorded) -> str:
+    digest = recorded.outputs["register"]["digest"]
+    return _became_champion(recorded, digest)
+
+
+def _promote(recorded: _Recorded) -> str:
+    said = _became_champion(recorded, recorded.output["digest"])
+    return f"{said}; acknowledged by {', '.join(recorded.output['replicas'])}"
+
+
+def _became_champion(recorded: _Recorded, digest: str) -> str:
+    """The route's journal and the ledger both say so; another release may have followed since."""
+    resources = recorded.resources
+    if digest not in {change.control for change in resources.routes.changes(resources.model)}:
+        raise PostConditionFailed(f"The journal of the route never named release {digest[:12]}.")
+    promoted = [
+        entry.payload
+        for entry in resources.ledger.entries(resources.model)
+        if entry.kind == "promoted" and entry.payload["cycle"] == recorded.cycle_id
+    ]
+    _same("the release this cycle promoted by the ledger", [digest], [one["digest"] for one in promoted])
+    if not (check := resources.ledger.verify()).intact:
+        raise PostConditionFailed(f"The ledger was changed at entry {check.damaged}: {check.reason}")
+    return f"route journal and hash-chained ledger name {digest[:12]} as champion"
+
+
+def _same(what: str, recorded: Any, found: Any) -> None:
+    if recorded != found:
+        raise PostConditionFailed(f"Recorded for {what}: {recorded!r:.200}; found now: {found!r:.200}.")
+
+
+_CHECKS: Mapping[str, Callable[[_Recorded], str]] = {
+    "plan": _plan,
+    "select": _select,
+    "annotate": _annotate,
+    "version": _version,
+    "layout": _layout,
+    "train": _train,
+    "evaluate": _evaluate,
+    "gate": _gate,
+    "register": _register,
+    "promote": _promote,
+    "serve": _serve,
+}

@@ -1,0 +1,111 @@
+"""A recorded stage whose effect was changed or lost afterwards is found, by stage; the others still hold."""
+
+import json
+import shutil
+
+import pytest
+from sqlalchemy import delete, select, update
+
+from retrain.data_collection.triggers import record_crossing
+from retrain.detector import Detector
+from retrain.serving.router import Router
+from retrain.storage.schema import annotations, ledger, samples, stages
+from tasks.proofs import prove_cycle
+
+
+@pytest.fixture
+def finished(world, driver):
+    """A promoted cycle; its driver forced the gate open."""
+    trigger = record_crossing(world.state, "squares", 40, 1.0).id
+    with Router("squares", world.routes, world.releases, Detector.load, replica="r1", poll_s=0.2):
+        ended = driver.run(trigger)
+    assert ended.returncode == 0, ended.output
+    return f"cycle-{trigger}"
+
+
+def broken(world, cycle):
+    return {proof.stage: proof.said for proof in prove_cycle(world, cycle) if not proof.holds}
+
+
+def flip_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+def rewrite(world, cycle, stage, change):
+    mine = (stages.c.cycle_id == cycle, stages.c.stage == stage)
+    with world.state.write() as connection:
+        output = json.loads(json.dumps(connection.execute(select(stages.c.output).where(*mine)).scalar_one()))
+        change(output)
+        connection.execute(update(stages).where(*mine).values(output=output))
+
+
+def outputs(world, cycle):
+    with world.state.read() as connection:
+        query = select(stages.c.stage, stages.c.output).where(stages.c.cycle_id == cycle)
+        return dict(connection.execute(query).all())
+
+
+def test_every_stage_is_compared_with_the_world_again(world, finished):
+    # Deciding again from what was stored shows that the gate was forced.
+    assert set(broken(world, finished)) == {"gate"}
+    assert len(prove_cycle(world, finished)) == 10
+    assert {proof.holds for proof in prove_cycle(world, "cycle-squares-first")} == {True}
+
+
+def test_what_was_damaged_since_is_named_by_its_stage(world, finished):
+    found = outputs(world, finished)
+    known = {"gate"}
+
+    def expect(stage, said):
+        known.add(stage)
+        now = broken(world, finished)
+        assert set(now) == known
+        assert said in now[stage]
+
+    with world.state.write() as connection:
+        one = select(samples.c.id).where(samples.c.cycle_id == finished).limit(1).scalar_subquery()
+        connection.execute(update(samples).where(samples.c.id == one).values(cycle_id=None))
+    expect("select", "the samples claimed")
+
+    with world.state.write() as connection:
+        one = select(annotations.c.sample_id).limit(1).scalar_subquery()
+        connection.execute(delete(annotations).where(annotations.c.sample_id == one))
+    expect("annotate", "the samples labelled by auto")
+
+    shutil.rmtree(world.home / found["layout"]["val"])
+    expect("layout", "holds no image")
+
+    flip_a_byte(world.home / found["train"]["model_folder"] / "weights.safetensors")
+    expect("train", "the digest of the weights")
+
+    def inflate(output):
+        for one in output.values():
+            one["challenger"] += 0.01
+
+    rewrite(world, finished, "evaluate", inflate)
+    expect("evaluate", "the comparison on")
+
+    rewrite(world, finished, "plan", lambda output: output.update(known_version="v9.9.9"))
+    expect("plan", "the champion's dataset version")
+
+    rewrite(world, finished, "register", lambda output: output.update(model_version="7"))
+    expect("register", "the registered version of the release")
+
+    pack = max((world.datasets_path / "packs").glob("*.zip"), key=lambda path: path.stat().st_mtime)
+    flip_a_byte(pack)
+    expect("version", "damaged")
+
+    with world.state.write() as connection:
+        connection.execute(update(ledger).where(ledger.c.kind == "decided").values(payload="{}"))
+    expect("promote", "The ledger was changed")
+
+
+def test_a_stage_without_a_check_does_not_count_as_proven(world, finished):
+    with world.state.write() as connection:
+        row = connection.execute(select(stages).where(stages.c.cycle_id == finished).limit(1)).one()
+        connection.execute(stages.insert().values(**{**row._mapping, "stage": "tune"}))
+
+    assert broken(world, finished)["tune"] == "there is no check for this stage"
