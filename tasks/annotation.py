@@ -12,10 +12,11 @@ from prefect import get_run_logger, task
 
 from retrain.annotation.pipeline import AutoLabeler
 from retrain.annotation.review import annotate_batch
-from retrain.data_collection.sample import DataSample, image_digest
+from retrain.data_collection.sample import DataSample
 from retrain.data_collection.triggers import cycle_samples
 from retrain.errors import NotFound
 from retrain.storage.blobs import BlobStore
+from retrain.storage.digests import content_digest
 from tasks.cycle import CycleWork
 from tasks.retrying import RETRYING
 
@@ -70,7 +71,7 @@ def _open_images(
             unusable[sample.id] = "its stored image is gone"
         else:
             # The id is the digest of what was collected, and that was decoded once before it was stored.
-            if image_digest(data) == sample.id:
+            if content_digest(data) == sample.id:
                 images.append((sample, decode(data)))
             else:
                 unusable[sample.id] = "its stored image is damaged"

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, insert, select
 
 from retrain.boxes import Detections
 from retrain.data_collection.prediction import Prediction, read_prediction
-from retrain.data_collection.sample import DataSample, checked_size, image_digest, image_key
+from retrain.data_collection.sample import DataSample, checked_size, image_key
 from retrain.data_collection.strategies import (
     NO_BOXES,
     CollectionStrategy,
@@ -27,6 +27,7 @@ from retrain.data_collection.strategies import (
 )
 from retrain.errors import BadInput, StorageFull
 from retrain.storage.blobs import BlobStore, LocalBlobs, open_blobs
+from retrain.storage.digests import content_digest
 from retrain.storage.schema import samples
 from retrain.storage.state import StateStore, open_state
 
@@ -179,7 +180,7 @@ class DataCollectionService:
         confidence = offer.confidence
         if confidence is None:
             confidence = frame_confidence(detections, self._rule)
-        digest = image_digest(offer.image)
+        digest = content_digest(offer.image)
         decision = self._strategy(confidence, digest)
         if not decision.taken:
             self._count(NO_BOXES if decision.reason == NO_BOXES else "strategy")

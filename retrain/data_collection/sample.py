@@ -1,6 +1,5 @@
 """A sample: one production image with what the model said about it and why it was kept."""
 
-import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,11 +57,6 @@ class DataSample:
     def from_row(cls, row: Row[Any]) -> "DataSample":
         values = {name: row._mapping[name] for name in cls.__dataclass_fields__}
         return cls(**{**values, "prediction": Detections.from_json(values["prediction"])})
-
-
-def image_digest(data: bytes) -> str:
-    """The sample id of an encoded image."""
-    return hashlib.blake2b(data, digest_size=32).hexdigest()
 
 
 def image_key(digest: str) -> str:

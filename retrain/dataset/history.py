@@ -5,9 +5,9 @@ from itertools import groupby
 from pathlib import Path
 
 from retrain.dataset.dvc_repository import DvcRepository
-from retrain.dataset.packs import read_pack
 from retrain.dataset.version import DatasetItem, DatasetVersion, read_manifest
 from retrain.errors import BadInput, NotFound
+from retrain.storage.packs import read_pack
 
 # DVC tracks the manifest too: at a million images it is several hundred MB, which Git hosts refuse.
 MANIFEST = "manifest.jsonl"

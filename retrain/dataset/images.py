@@ -1,6 +1,5 @@
 """Encoded images: their identity, and whether they are what they claim to be."""
 
-import hashlib
 import io
 import threading
 import warnings
@@ -12,6 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from retrain.errors import BadInput
+from retrain.storage.digests import content_digest
 
 _SUFFIXES = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "BMP": "bmp", "TIFF": "tif", "WEBP": "webp"}
 _DECODING = threading.Lock()
@@ -21,15 +21,11 @@ _DECODING = threading.Lock()
 class EncodedImage:
     data: bytes
     digest: str
-    """blake2b-256 of the bytes."""
+    """`content_digest` of the bytes."""
     format: str
     """Suffix without the dot."""
     width: int
     height: int
-
-
-def image_digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=32).hexdigest()
 
 
 def read_image(source: bytes | str | Path) -> EncodedImage:
@@ -58,7 +54,7 @@ def read_image(source: bytes | str | Path) -> EncodedImage:
         raise BadInput(f"cannot be decoded: {e}") from e
     if kind not in _SUFFIXES:
         raise BadInput(f"is {kind}; use PNG, JPEG, BMP, TIFF or WebP")
-    return EncodedImage(data, image_digest(data), _SUFFIXES[kind], width, height)
+    return EncodedImage(data, content_digest(data), _SUFFIXES[kind], width, height)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """What a dataset version is: an immutable list of labelled images, whose canonical text is its identity."""
 
-import hashlib
 import json
 import math
 import re
@@ -13,6 +12,7 @@ from typing import Any
 from retrain.boxes import Annotations
 from retrain.dataset.splitter import checked_fractions
 from retrain.errors import BadInput
+from retrain.storage.digests import content_digest
 
 FORMAT = 1
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -34,7 +34,7 @@ class DatasetItem:
     """One labelled image of a version."""
 
     image: str
-    """blake2b-256 of the encoded bytes."""
+    """`content_digest` of the encoded bytes."""
     pack: str
     """Digest of the pack file that holds the bytes."""
     format: str
@@ -112,7 +112,7 @@ class DatasetVersion:
 
     @cached_property
     def digest(self) -> str:
-        return hashlib.blake2b(self.to_manifest(), digest_size=32).hexdigest()
+        return content_digest(self.to_manifest())
 
     @cached_property
     def by_image(self) -> Mapping[str, DatasetItem]:

@@ -22,7 +22,7 @@ metadata = MetaData()
 samples = Table(
     "samples",
     metadata,
-    Column("id", String(64), primary_key=True, comment="blake2b-256 of the image bytes"),
+    Column("id", String(64), primary_key=True, comment="content digest of the image bytes"),
     Column("model", String(200), nullable=False),
     Column("camera", String(200), nullable=False),
     Column("recording", String(300), nullable=False, comment="group key: never split across train and test"),

@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
+
 from retrain.detector import DESCRIPTION, WEIGHTS
 from retrain.errors import ConfigError, NotFound
 from retrain.storage import files
+from retrain.storage.digests import content_digest
 from retrain.training.request import TrainingRequest
 
 # Raise it when the same request would train to other weights than before; finished jobs are then not reused.
@@ -84,11 +87,11 @@ class TrainingJob:
 
 
 def data_digest(request: TrainingRequest) -> str:
-    """blake2b over names and contents of all images and labels, so that the place they lie in does not matter."""
-    digest = hashlib.blake2b(digest_size=32)
+    """One digest over names and contents of all images and labels, so that the place they lie in does not matter."""
+    digest = blake3()
     for role, folder in [*(("train", folder) for folder in request.train_dirs), ("val", request.val_dir)]:
         for path in _files(folder):
-            content = hashlib.blake2b(path.read_bytes(), digest_size=32).hexdigest()
+            content = content_digest(path.read_bytes())
             digest.update(f"{role}/{path.parent.name}/{path.name}\0{content}\n".encode())
     return digest.hexdigest()
 
@@ -104,7 +107,7 @@ def _model_digest(folder: Path | None) -> str | None:
     """Content, not place, names the weights to start from."""
     if folder is None:
         return None
-    digest = hashlib.blake2b(digest_size=32)
+    digest = blake3()
     for name in (WEIGHTS, DESCRIPTION):
         path = folder / name
         if not path.is_file():

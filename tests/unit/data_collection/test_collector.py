@@ -13,9 +13,10 @@ from sqlalchemy import select
 
 from retrain.boxes import Detections
 from retrain.data_collection.collector import DataCollectionService
-from retrain.data_collection.sample import DataSample, image_digest
+from retrain.data_collection.sample import DataSample
 from retrain.errors import BadInput, ConfigError, StorageFull, Unavailable
 from retrain.storage.blobs import LocalBlobs
+from retrain.storage.digests import content_digest
 from retrain.storage.schema import samples
 from retrain.storage.state import open_state
 
@@ -37,7 +38,7 @@ def test_an_uncertain_frame_is_stored_with_everything_known_about_it(service, st
     assert decision.taken
     assert decision.inclusion_probability == 1.0
     assert blobs.get(sample.image_key) == png(1)
-    assert sample.id == image_digest(png(1))
+    assert sample.id == content_digest(png(1))
     assert sample.image_key == f"samples/{sample.id[:2]}/{sample.id}"
     assert (sample.model, sample.release, sample.strategy) == ("m", "a" * 64, "uncertainty")
     assert (sample.camera, sample.recording, sample.captured_at) == ("cam_01", "cam_01/monday", 12.5)
@@ -233,7 +234,7 @@ def produce(folder, state_url, images, prediction, acknowledgements):
     service = DataCollectionService(folder, blobs=LocalBlobs(folder / "blobs"), state=state, on_error="raise")
     for image in images:
         if service.collect(image=image, prediction=prediction).taken:
-            os.write(acknowledgements, (image_digest(image) + "\n").encode())
+            os.write(acknowledgements, (content_digest(image) + "\n").encode())
 
 
 def test_every_acknowledged_sample_survives_sigkill_once(tmp_path, state_url, png, seen):
@@ -265,4 +266,4 @@ def test_every_acknowledged_sample_survives_sigkill_once(tmp_path, state_url, pn
     assert set(acknowledged) <= set(indexed)
     # At most the one sample per kill that was stored but not yet acknowledged.
     assert len(indexed) <= len(acknowledged) + 5
-    assert all(image_digest(blobs.get(f"samples/{digest[:2]}/{digest}")) == digest for digest in indexed)
+    assert all(content_digest(blobs.get(f"samples/{digest[:2]}/{digest}")) == digest for digest in indexed)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retrain.dataset.images import image_digest
 from retrain.dataset.version import DatasetItem, DatasetVersion, LabelledObject
+from retrain.storage.digests import content_digest
 
 SPLITS = {"train": 0.7, "val": 0.2, "test": 0.1}
 
@@ -22,7 +22,7 @@ def encoded_image(seed: int, kind: str = "PNG", size: tuple[int, int] = (24, 16)
 def build_item(seed: int, **changes) -> DatasetItem:
     objects = (LabelledObject("a-0", seed % 3, (1.0, 2.5, 10.0, 12.25)),)
     item = DatasetItem(
-        image=image_digest(encoded_image(seed)),
+        image=content_digest(encoded_image(seed)),
         pack="ab" * 32,
         format="png",
         width=24,
@@ -55,7 +55,7 @@ class ImagesInMemory:
     """The images of `build_item`, and how often they were asked for."""
 
     def __init__(self, seeds: Iterable[int]) -> None:
-        self._by_digest = {image_digest(data): data for data in map(encoded_image, seeds)}
+        self._by_digest = {content_digest(data): data for data in map(encoded_image, seeds)}
         self.given = 0
         self.fail_after: int | None = None
         self.error: BaseException = OSError("never")
