@@ -43,7 +43,7 @@ class Frame:
     drifted: bool
 
 
-MODERATE = 0.93
+MODERATE = 0.9
 """Strength at which a champion of the demo loses 0.2 to 0.5 mAP50 but still sees something to be unsure about."""
 
 FLEET = (
