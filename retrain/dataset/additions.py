@@ -9,10 +9,10 @@ import numpy as np
 
 from retrain.boxes import Annotations, iou_matrix
 from retrain.dataset.drafts import Draft
-from retrain.dataset.images import EncodedImage
 from retrain.dataset.splitter import DatasetSplitter
 from retrain.dataset.version import DatasetItem, DatasetVersion, LabelledObject, canonical_line
 from retrain.errors import BadInput
+from retrain.images import EncodedImage
 
 _SAME_OBJECT_IOU = 0.5
 

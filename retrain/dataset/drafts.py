@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from retrain.dataset.disk import write_durably
-from retrain.dataset.images import EncodedImage
 from retrain.dataset.version import DatasetItem, canonical_line
 from retrain.errors import BadInput, Conflict, NotFound
+from retrain.images import EncodedImage
 
 # Also a valid Git tag and file name on every system.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]|\.(?!\.|lock$|$)){0,99}")

@@ -14,10 +14,10 @@ from retrain.dataset.disk import write_durably
 from retrain.dataset.drafts import Draft, Drafts, check_name
 from retrain.dataset.dvc_repository import DvcRepository
 from retrain.dataset.history import MANIFEST, PACKS, History, commit_subject
-from retrain.dataset.images import read_image
 from retrain.dataset.splitter import DEFAULT_FRACTIONS, checked_fractions
 from retrain.dataset.version import DatasetItem, DatasetVersion, check_items
 from retrain.errors import BadInput, Conflict, NotFound, PostConditionFailed
+from retrain.images import read_image
 from retrain.storage.packs import pack_file_name, write_pack
 
 

@@ -9,13 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from retrain.training.ultralytics_parts import DRAWING_MODULES
+
 # Typed as a plain module, but its switches are properties.
 _memory: Any = torch.utils.deterministic
 
 
+# Prefect's and MLflow's threads draw from Python's global generator whenever they wait with jitter: with draws of its
+# own mixed in between, the same seed gave other weights each time.
+_augmentation = random.Random()
+
+
 def seed_everything(seed: int) -> None:
-    """Seed python, numpy and torch (every device)."""
+    """Seed python, numpy and torch (every device), and the generator that augmentation alone draws from."""
     random.seed(seed)
+    _augmentation.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - the global generator is the one augmentation draws from
     torch.manual_seed(seed)
 
@@ -42,9 +50,13 @@ def reproducible(seed: int, threads: int) -> Iterator[None]:
         torch.use_deterministic_algorithms(mode=True, warn_only=True)
         torch.backends.cudnn.deterministic = True
         _memory.fill_uninitialized_memory = False
+        for module in DRAWING_MODULES:
+            module.random = _augmentation
         seed_everything(seed)
         yield
     finally:
+        for module in DRAWING_MODULES:
+            module.random = random
         _memory.fill_uninitialized_memory = fill
         torch.backends.cudnn.deterministic = cudnn
         torch.use_deterministic_algorithms(mode=deterministic)

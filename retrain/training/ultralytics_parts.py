@@ -11,6 +11,7 @@ environment.prepare()
 import PIL.Image
 from ultralytics import __version__ as ULTRALYTICS_VERSION
 from ultralytics.cfg import get_cfg
+from ultralytics.data import augment, base, build
 from ultralytics.data.build import build_dataloader
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.data.utils import IMG_FORMATS, exif_size
@@ -24,7 +25,11 @@ from ultralytics.utils.torch_utils import ModelEMA
 # As in `retrain.detector`: a damaged image must stay the error that Pillow makes of it.
 PIL.Image.open = _image_open
 
+DRAWING_MODULES = (augment, base, build)
+"""Where images are augmented and ordered with draws from `random`, the module's own name for the global generator."""
+
 __all__ = [
+    "DRAWING_MODULES",
     "IMG_FORMATS",
     "LOGGER",
     "ULTRALYTICS_VERSION",

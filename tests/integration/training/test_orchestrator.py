@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import signal
 import stat
 import subprocess
@@ -54,6 +55,26 @@ def plain(config: dict[str, Any]) -> str:
     return json.dumps(
         {**config, "train_dirs": [str(config["train_dirs"][0])], "val_dir": str(config["val_dir"])}
     )
+
+
+def test_threads_that_draw_random_numbers_meanwhile_change_nothing(
+    rectangles: dict[str, Any], uninterrupted: tuple[TrainingResult, Path], tmp_path: Path
+) -> None:
+    stop = threading.Event()
+
+    def jitter() -> None:
+        while not stop.wait(0.001):
+            random.random()
+
+    other = threading.Thread(target=jitter)
+    other.start()
+    try:
+        result = TrainingOrchestrator(tmp_path).train(rectangles)
+    finally:
+        stop.set()
+        other.join()
+
+    assert result.weights_sha256 == uninterrupted[0].weights_sha256
 
 
 def test_killed_with_a_torn_checkpoint_ends_with_the_same_bits(

@@ -5,9 +5,9 @@ import pytest
 from retrain.boxes import Annotations
 from retrain.dataset.additions import Additions
 from retrain.dataset.drafts import Draft
-from retrain.dataset.images import read_image
 from retrain.dataset.splitter import DatasetSplitter
 from retrain.errors import BadInput
+from retrain.images import read_image
 
 BOX = [1.0, 2.0, 11.0, 12.0]
 

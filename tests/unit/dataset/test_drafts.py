@@ -1,8 +1,8 @@
 import pytest
 
 from retrain.dataset.drafts import Draft, Drafts, check_name
-from retrain.dataset.images import read_image
 from retrain.errors import BadInput, Conflict, NotFound
+from retrain.images import read_image
 
 
 def new_draft(name="v1.0.0"):

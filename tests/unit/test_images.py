@@ -1,10 +1,22 @@
 import io
 
+import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from retrain.dataset.images import read_image
 from retrain.errors import BadInput
+from retrain.images import read_image
+
+
+@pytest.fixture
+def make_image():
+    def encode(seed, kind="PNG", size=(24, 16)):
+        pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, kind)
+        return buffer.getvalue()
+
+    return encode
 
 
 @pytest.mark.parametrize(
@@ -68,3 +80,20 @@ def test_a_picture_turned_by_exif_has_the_size_its_readers_see():
     image = read_image(buffer.getvalue())
 
     assert (image.width, image.height) == (20, 40)
+
+
+def test_a_huge_image_is_refused_before_it_is_decoded():
+    buffer = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(buffer, "PNG")
+
+    with pytest.raises(BadInput, match="has 10000 x 10000 pixels"):
+        read_image(buffer.getvalue())
+
+
+@pytest.mark.parametrize(("size", "side"), [((640, 480), 120), ((100, 1), 1), ((1, 1), 1), ((3000, 2000), 64)])
+def test_the_thumbnail_is_small_and_grey_and_never_empty(make_image, size, side):
+    for kind in ("JPEG", "PNG"):
+        thumbnail = read_image(make_image(1, kind, size)).thumbnail
+
+        assert thumbnail.ndim == 2
+        assert 1 <= min(thumbnail.shape) <= max(side, 127)
