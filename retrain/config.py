@@ -54,6 +54,32 @@ class Storage(Section):
     """Folder or `s3://bucket/prefix` for releases and reports; unset: a folder under the home folder."""
 
 
+class Spool(Section):
+    max_bytes: Annotated[int, Field(ge=1024)] = 2 * 2**30
+    """Disk that frames waiting to be packed may take."""
+    segment_bytes: Annotated[int, Field(ge=1)] = 16 * 2**20
+    """Size of one file of it, the unit that `drop_oldest` drops."""
+    when_full: Literal["drop_new", "drop_oldest", "block"] = "drop_new"
+    block_s: Annotated[float, Field(ge=0)] = 1.0
+    """How long `block` waits for room before it drops the frame."""
+    sync: bool = False
+    """Also survive a power cut, for one fdatasync per taken frame."""
+
+    @model_validator(mode="after")
+    def _holds_two_segments(self) -> "Spool":
+        if self.max_bytes < 2 * self.segment_bytes:
+            raise ValueError(
+                f"max_bytes must hold at least 2 segments, got {self.max_bytes} and segment_bytes {self.segment_bytes}."
+            )
+        return self
+
+
+class Quota(Section):
+    per_minute: Positive | None = None
+    per_hour: Positive | None = None
+    per_day: Positive | None = None
+
+
 class DataCollection(Section):
     strategy: Literal["uncertainty", "random", "boundary", "all"] = "uncertainty"
     confidence_threshold: Fraction = 0.7
@@ -62,6 +88,14 @@ class DataCollection(Section):
     """Share of frames that `random` keeps."""
     frame_confidence: Literal["minimum", "mean"] = "minimum"
     """How the scores of a frame's boxes become the frame's one confidence."""
+    audit_rate: Fraction = 0.01
+    """Share of all frames kept whatever the strategy says: what unbiased production figures rest on."""
+    flush_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """How long a taken frame may wait in the spool before it is packed and counted."""
+    spool: Spool = Spool()
+    """The hand-over on local disk; a taken frame is in it before `collect` returns."""
+    quota: Quota = Quota()
+    """Frames the strategy may take per camera; the audit arm is not limited."""
     retrain_threshold: Positive = 500
     """Stored, not yet used samples that start a retraining cycle."""
     storage_path: Path | None = None

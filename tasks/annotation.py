@@ -13,10 +13,9 @@ from prefect import get_run_logger, task
 from retrain.annotation.pipeline import AutoLabeler
 from retrain.annotation.review import annotate_batch
 from retrain.data_collection.sample import DataSample
+from retrain.data_collection.sample_store import SampleStore
 from retrain.data_collection.triggers import cycle_samples
-from retrain.errors import NotFound
-from retrain.storage.blobs import BlobStore
-from retrain.storage.digests import content_digest
+from retrain.errors import BadInput, NotFound
 from tasks.cycle import CycleWork
 from tasks.retrying import RETRYING
 
@@ -38,7 +37,7 @@ def annotate(work: CycleWork, champion: str) -> Mapping[str, Any]:
         )
         done: dict[str, Any] = {"auto": [], "human": [], "left_out": {}}
         for samples in batched(cycle_samples(resources.state, work.cycle.id), _CHUNK):
-            images, unusable = _open_images(resources.sample_blobs, samples)
+            images, unusable = _open_images(resources.samples, samples)
             report = annotate_batch(
                 work.cycle.id,
                 images,
@@ -59,22 +58,18 @@ def annotate(work: CycleWork, champion: str) -> Mapping[str, Any]:
 
 
 def _open_images(
-    blobs: BlobStore, samples: Sequence[DataSample]
+    store: SampleStore, samples: Sequence[DataSample]
 ) -> tuple[list[tuple[DataSample, NDArray[np.uint8]]], dict[str, str]]:
     """Samples with their pixels, and why others have none: one spoilt image must not stop an unattended loop."""
     images: list[tuple[DataSample, NDArray[np.uint8]]] = []
     unusable: dict[str, str] = {}
     for sample in samples:
         try:
-            data = blobs.get(sample.image_key)
+            images.append((sample, decode(store.image(sample))))
         except NotFound:
             unusable[sample.id] = "its stored image is gone"
-        else:
-            # The id is the digest of what was collected, and that was decoded once before it was stored.
-            if content_digest(data) == sample.id:
-                images.append((sample, decode(data)))
-            else:
-                unusable[sample.id] = "its stored image is damaged"
+        except BadInput:
+            unusable[sample.id] = "its stored image is damaged"
     for name, reason in unusable.items():
         get_run_logger().warning("sample %s is left out: %s", name, reason)
     return images, unusable

@@ -6,14 +6,16 @@ from typing import Any
 
 from prefect import get_run_logger, task
 
+from retrain.config import RetrainConfig
+from retrain.data_collection.trigger_policy import TriggerPolicy
 from retrain.data_collection.triggers import (
     Crossing,
+    decide,
     find_crossing,
     mark_emitted,
     record_crossing,
     select_samples,
     unhandled,
-    waiting_count,
 )
 from tasks.cycle import CycleWork
 from tasks.events import announce
@@ -21,20 +23,32 @@ from tasks.resources import Resources
 from tasks.retrying import RETRYING
 
 
+def trigger_policy(config: RetrainConfig) -> TriggerPolicy:
+    """When enough samples wait, by this configuration."""
+    collection = config.data_collection
+    # The keys of data_collection.trigger carry the names of the policy's own attributes.
+    more = collection.model_dump().get("trigger", {})
+    return TriggerPolicy(threshold=collection.retrain_threshold, **more)
+
+
 @task(name="watch samples", timeout_seconds=60, **RETRYING)
 def watch_samples(resources: Resources) -> Crossing | None:
-    """Record a crossing if enough samples wait and none is unhandled, then announce it.
+    """Record a crossing if the policy fires, then announce it.
 
-    The record comes first: if the announcement is lost, the reconcile flow finds the crossing without a cycle.
+    The record comes first: if the watcher dies before it announces, a later watch does, and if the announcement is
+    lost, the reconcile flow finds the crossing without a cycle.
     """
-    threshold = resources.config.data_collection.retrain_threshold
-    crossing = record_crossing(resources.state, resources.model, threshold, time.time())
-    if crossing is None:
-        waiting = waiting_count(resources.state, resources.model)
-        get_run_logger().info("%d of %d samples wait; nothing to announce", waiting, threshold)
-        return None
-    announce_crossing(resources, crossing)
-    return crossing
+    state, model, now = resources.state, resources.model, time.time()
+    policy, classes = trigger_policy(resources.config), resources.config.model.classes
+    crossing = record_crossing(state, model, policy, now, classes)
+    if crossing is not None:
+        announce_crossing(resources, crossing)
+        return crossing
+    decision = decide(state, model, policy, now, classes)
+    get_run_logger().info("no new crossing: %s", "; ".join(decision.reasons))
+    if policy.calendar.until(now) is None:
+        _announce_lost(resources, now - resources.config.orchestration.reconcile_after_s)
+    return None
 
 
 def resolve_trigger(resources: Resources, trigger_id: str | None, manual_id: str) -> str:
@@ -54,9 +68,25 @@ def resolve_trigger(resources: Resources, trigger_id: str | None, manual_id: str
 
 def announce_crossing(resources: Resources, crossing: Crossing) -> None:
     """Tell Prefect; its automation starts the cycle."""
-    payload = {"trigger_id": crossing.id, "count": crossing.count, "threshold": crossing.threshold}
+    payload = {
+        "trigger_id": crossing.id,
+        "scope": crossing.scope,
+        "count": crossing.count,
+        "threshold": crossing.threshold,
+    }
     announce("samples.threshold-crossed", crossing.model, crossing.id, payload)
     mark_emitted(resources.state, crossing.id, time.time())
+
+
+def _announce_lost(resources: Resources, older_than: float) -> None:
+    """Announce what a watcher recorded and did not live to announce.
+
+    Two watchers may do so at once: the event has the same id, and the run it starts finds the cycle taken.
+    """
+    for crossing in unhandled(resources.state, resources.model, older_than):
+        if crossing.emitted_at is None:
+            get_run_logger().warning("%s was never announced; announcing it now", crossing.id)
+            announce_crossing(resources, crossing)
 
 
 @task(name="select samples", timeout_seconds=300, **RETRYING)

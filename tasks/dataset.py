@@ -64,7 +64,7 @@ def build_version(work: CycleWork, plan: Mapping[str, Any]) -> Mapping[str, Any]
         draft = datasets.create_version(name, f"cycle {work.cycle.id}", parent=plan["parent_version"])
         datasets.add_images(
             draft,
-            [resources.sample_blobs.get(sample.image_key) for sample in samples],
+            [resources.samples.image(sample) for sample in samples],
             [labels[sample.id].annotations for sample in samples],
             groups=[sample.recording for sample in samples],
             sources=[labels[sample.id].source for sample in samples],

@@ -13,7 +13,8 @@ from PIL import Image
 
 from retrain.boxes import Detections, iou_matrix
 from retrain.data_collection.collector import DataCollectionService
-from retrain.data_collection.strategies import CollectionStrategy
+from retrain.data_collection.quota import local_quota
+from retrain.data_collection.spool import SpoolLimits
 from retrain.serving.router import Router
 from retrain.simulation.traffic import Frame
 from tasks.resources import PRODUCTION_START, Resources
@@ -61,13 +62,12 @@ class Production:
             poll_s=settings.serving.poll_s,
         )
         self.router.start()
-        # Beside the frames the strategy asks for, a random few: a model that is sure can still be wrong, and only
-        # frames taken whatever it says can show that.
-        self.collectors = [self._collector(settings.data_collection.strategy), self._collector("random")]
+        self.collector = self._collector()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.router.stop()
+        self.collector.close()
 
     @property
     def frames_per_camera(self) -> int:
@@ -81,18 +81,26 @@ class Production:
             self.observations.append(
                 self._serve(self.resources.traffic.frame(camera, index), collect=collect)
             )
+        if collect:
+            # What counts towards the threshold is what is stored.
+            self.collector.flush()
 
     def keep_serving(self, seconds_per_round: float) -> "BackgroundTraffic":
         """Go on at a slow, steady rate while something else is waited for."""
         return BackgroundTraffic(self, seconds_per_round)
 
-    def _collector(self, strategy: CollectionStrategy) -> DataCollectionService:
+    def _collector(self) -> DataCollectionService:
         resources, collection = self.resources, self.resources.config.data_collection
+        quota = collection.quota
         return DataCollectionService(
             resources.home,
-            strategy,
+            collection.strategy,
             collection.confidence_threshold,
             collection.sample_rate,
+            audit_rate=collection.audit_rate,
+            flush_s=collection.flush_s,
+            limits=SpoolLimits(**collection.spool.model_dump()),
+            quota=local_quota({"minute": quota.per_minute, "hour": quota.per_hour, "day": quota.per_day}),
             blobs=resources.sample_blobs,
             state=resources.state,
             model=resources.model,
@@ -112,12 +120,10 @@ class Production:
                 "frame_index": frame.index,
             }
             image, boxes = encode(frame.image), answer.detections
-            # Every collector is asked: a frame that both take is stored once, under the first.
-            decisions = [
-                collector.collect(image=image, prediction=boxes, metadata=metadata, release=answer.digest)
-                for collector in self.collectors
-            ]
-            taken = any(decision.taken for decision in decisions)
+            decision = self.collector.collect(
+                image=image, prediction=boxes, metadata=metadata, release=answer.digest
+            )
+            taken = decision.taken
         return Observation(
             frame.camera,
             frame.index,

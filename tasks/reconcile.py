@@ -6,8 +6,9 @@ from prefect import get_run_logger, task
 from prefect.deployments import run_deployment
 
 from retrain.cycle import list_cycles
-from retrain.data_collection.triggers import unhandled
+from retrain.data_collection.triggers import Crossing, unhandled
 from retrain.errors import RetrainError
+from tasks.data_collection import trigger_policy
 from tasks.resources import Resources
 from tasks.retrying import RETRYING
 
@@ -21,9 +22,9 @@ def start_missing_cycles(resources: Resources) -> list[str]:
     Raises:
         RetrainError: a cycle has used up its attempts and needs a person.
     """
-    orchestration = resources.config.orchestration
+    orchestration, now = resources.config.orchestration, time.time()
     attempts = {cycle.trigger_id: cycle.attempts for cycle in list_cycles(resources.state, resources.model)}
-    waiting = unhandled(resources.state, resources.model, time.time() - orchestration.reconcile_after_s)
+    waiting = unhandled(resources.state, resources.model, now - orchestration.reconcile_after_s)
     if not waiting or _is_active(resources):
         return []
     exhausted = [one.id for one in waiting if attempts.get(one.id, 0) >= orchestration.max_attempts]
@@ -32,18 +33,13 @@ def start_missing_cycles(resources: Resources) -> list[str]:
             f"Cycles for {', '.join(exhausted)} were started {orchestration.max_attempts} times without finishing. "
             "Look at their last flow run, then raise orchestration.max_attempts or run `retrain cycle abandon`."
         )
+    calendar = trigger_policy(resources.config).calendar
+    if (frozen_until := calendar.until(now)) is not None:
+        names = ", ".join(one.id for one in waiting)
+        get_run_logger().warning("%s: not started, frozen until %s", names, calendar.local(frozen_until))
+        return []
     for crossing in waiting:
-        attempt = attempts.get(crossing.id, 0) + 1
-        # A run that died before it opened its cycle used up no attempt; the period makes it a new run.
-        period = int(time.time() // max(orchestration.reconcile_after_s, 60))
-        run_deployment(
-            DEPLOYMENT,
-            parameters={"trigger_id": crossing.id},
-            idempotency_key=f"{crossing.id}/attempt-{attempt}/{period}",
-            timeout=0,
-            as_subflow=False,
-        )
-        get_run_logger().warning("started attempt %d of the cycle for %s", attempt, crossing.id)
+        _start(resources, crossing, attempts.get(crossing.id, 0) + 1, now)
     return [crossing.id for crossing in waiting]
 
 
@@ -54,6 +50,19 @@ def repair_aliases(resources: Resources) -> list[str]:
     if repaired:
         get_run_logger().warning("MLflow showed an older release as %s; repaired", ", ".join(repaired))
     return repaired
+
+
+def _start(resources: Resources, crossing: Crossing, attempt: int, now: float) -> None:
+    # A run that died before it opened its cycle used up no attempt; the period makes it a new run.
+    period = int(now // max(resources.config.orchestration.reconcile_after_s, 60))
+    run_deployment(
+        DEPLOYMENT,
+        parameters={"trigger_id": crossing.id},
+        idempotency_key=f"{crossing.id}/attempt-{attempt}/{period}",
+        timeout=0,
+        as_subflow=False,
+    )
+    get_run_logger().warning("started attempt %d of the cycle for %s", attempt, crossing.id)
 
 
 def _is_active(resources: Resources) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from retrain.annotation.review import AnnotationStore, Reviewer
 from retrain.config import RetrainConfig, load_config
+from retrain.data_collection.sample_store import SampleStore
 from retrain.environment import prepare, writable
 from retrain.serving.release import ReleaseStore
 from retrain.serving.route import RouteStore
@@ -50,6 +51,15 @@ class Resources:
         if collection.s3_bucket is not None:
             return open_blobs(f"s3://{collection.s3_bucket}")
         return self.blobs if collection.storage_path is None else open_blobs(str(collection.storage_path))
+
+    @cached_property
+    def samples(self) -> SampleStore:
+        return SampleStore(self.state, self.sample_blobs, self.home / "cache", owner=str(self.spool))
+
+    @property
+    def spool(self) -> Path:
+        """Where production on this machine hands frames over."""
+        return self.home / "spool"
 
     @cached_property
     def leases(self) -> LeaseManager:

@@ -63,7 +63,12 @@ def make_world(resources):
 def collect(resources, first):
     """Store as many samples as start a cycle."""
     service = DataCollectionService(
-        resources.home, "all", blobs=resources.sample_blobs, state=resources.state, model="squares"
+        resources.home,
+        "all",
+        blobs=resources.sample_blobs,
+        state=resources.state,
+        model="squares",
+        background=False,
     )
     for number in range(first, first + WAITING):
         data, boxes = picture(number)
@@ -75,3 +80,4 @@ def collect(resources, first):
             metadata={"camera_id": "c", "recording": f"new-{number // 2}", "captured_at": time.time()},
         )
         assert decision.taken, decision
+    service.flush()

@@ -1,67 +1,69 @@
-"""Keeps the production frames a strategy takes: image and index row, durable before `collect` returns."""
+"""Keeps the production frames that are worth it: handed over durably in microseconds, everything slow elsewhere."""
 
-import json
 import logging
-import threading
+import os
+import random
 import time
-from collections import Counter
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
-from sqlalchemy import Connection, insert, select
+import numpy as np
+from numpy.typing import NDArray
 
-from retrain.boxes import Detections
-from retrain.data_collection.prediction import Prediction, read_prediction
-from retrain.data_collection.sample import DataSample, checked_size, image_key
-from retrain.data_collection.strategies import (
-    NO_BOXES,
-    CollectionStrategy,
-    Decision,
-    FrameConfidence,
-    checked_confidence,
-    frame_confidence,
-    make_strategy,
+from retrain.data_collection.background import BackgroundDrainer
+from retrain.data_collection.balance import ClassCounts
+from retrain.data_collection.checks import check_fraction
+from retrain.data_collection.counters import Counts, OutcomeCounters
+from retrain.data_collection.drainer import Drainer
+from retrain.data_collection.frame import Frame, FrameConfidence, Seen, checked_confidence, scores_confidence
+from retrain.data_collection.offer import (
+    ChannelOrder,
+    Offer,
+    encode_offer,
+    image_bytes,
+    marked,
+    plain_prediction,
 )
+from retrain.data_collection.prediction import inside, read_prediction
+from retrain.data_collection.quota import Quota
+from retrain.data_collection.redaction import Redact, redacted
+from retrain.data_collection.sample_store import SampleStore
+from retrain.data_collection.spool import SpoolLimits, SpoolWriter
+from retrain.data_collection.strategies import CollectionStrategy, make_strategy
 from retrain.errors import BadInput, StorageFull
+from retrain.images import read_image
 from retrain.storage.blobs import BlobStore, LocalBlobs, open_blobs
-from retrain.storage.digests import content_digest
-from retrain.storage.schema import samples
 from retrain.storage.state import StateStore, open_state
 
 logger = logging.getLogger(__name__)
 
+AUDIT = "audit"
+"""Name of the arm that draws a fixed random share, whatever the strategy wants."""
+TAKEN, REJECTED = "taken", "rejected"
+"""Outcomes in the counters, beside the reasons of skipped frames and "dropped: …"."""
+_ON_ONE_NUMBER = {"uncertainty", "random", "boundary", "all"}
+_MOST_KINDS = 500
 
-@dataclass(frozen=True)
-class CollectionStats:
-    """What happened to every frame offered since the service started; the parts add up to `offered`."""
-
-    offered: int
-    stored: int
-    skipped: Mapping[str, int]
-    """Not taken: "no boxes" or "strategy"."""
-    duplicates: int
-    rejected: int
-    """Unusable image, prediction, confidence or metadata."""
-    lost: Mapping[str, int]
-    """Taken but not stored, by cause: "full" or "error"."""
+Image = bytes | NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class _Offer:
-    image: bytes
-    prediction: Prediction | None
-    confidence: float | None
-    metadata: Mapping[str, Any]
-    release: str
+class Decision(NamedTuple):
+    """Taken or not, why, and with what probability a frame like this is taken."""
+
+    taken: bool
+    reason: str
+    inclusion_probability: float
 
 
 class DataCollectionService:
-    """Offers every frame to a strategy and stores those taken, each image exactly once.
+    """Offers every frame to a strategy and keeps those taken, each image exactly once.
 
-    Safe to call from several threads and processes on one storage.
+    When `collect` returns `taken`, the frame is in the spool on local disk and survives a kill of the process. A
+    background thread checks, packs and indexes it. Safe for threads, forked children and several processes on one
+    storage.
     """
 
     def __init__(
@@ -72,49 +74,73 @@ class DataCollectionService:
         sample_rate: float = 0.1,
         s3_bucket: str | None = None,
         *,
+        audit_rate: float = 0.01,
+        settings: Mapping[str, Any] | None = None,
+        quota: Quota | None = None,
         blobs: BlobStore | None = None,
         state: StateStore | None = None,
         model: str = "detector",
         release: str = "",
         classes: Sequence[str] = (),
         confidence_rule: FrameConfidence = "minimum",
-        boundary: tuple[float, float] = (0.4, 0.6),
-        seed: int = 0,
+        limits: SpoolLimits = SpoolLimits(),  # noqa: B008 - frozen
+        background: bool = True,
+        flush_s: float = 5.0,
+        redact: Redact | None = None,
+        seed: int | None = None,
         on_error: Literal["count", "raise"] = "count",
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Open the storage.
 
         Args:
-            storage_path: folder of images and index, unless `s3_bucket`, `blobs` or `state` replace them.
+            storage_path: folder of spool, images and index; `s3_bucket`, `blobs` and `state` replace the last two.
+            audit_rate: share of all frames that is kept whatever the strategy says; what unbiased estimates rest on.
+            settings: further settings of the strategy, see `make_strategy`.
+            quota: how many frames the strategy may take; the audit arm is not limited.
             release: digest of the release that predicts, when `collect` is not told.
             classes: class names in index order, to read predictions that name their class.
-            on_error: "count" never raises into the inference loop; "raise" shows every failure.
+            background: off, something else drains the spool (`retrain collect drain`).
+            flush_s: how long a frame may wait before it is packed and indexed.
+            redact: sees every taken frame before anything of it is written, see `redaction`.
+            seed: of the coin that random arms flip; None takes one from the system.
+            on_error: "count" never raises into the inference loop; "raise" shows every failure, and so checks each
+                image before it is taken, which costs milliseconds.
 
         Raises:
             ConfigError: unknown strategy or a parameter out of range.
         """
+        folder = Path(storage_path).absolute()
         self._strategy_name = collection_strategy
-        self._strategy = make_strategy(
-            collection_strategy,
-            confidence_threshold=confidence_threshold,
-            sample_rate=sample_rate,
-            boundary_low=boundary[0],
-            boundary_high=boundary[1],
-            seed=seed,
-        )
-        folder = Path(storage_path)
-        self._folder = folder
-        if blobs is None:
-            blobs = open_blobs(f"s3://{s3_bucket}") if s3_bucket else LocalBlobs(folder / "blobs")
-        self._blobs = blobs
-        self._owns_state = state is None
-        self._state = state or open_state(f"sqlite:///{folder.absolute() / 'index.sqlite'}")
+        options = {
+            "confidence_threshold": confidence_threshold,
+            "sample_rate": sample_rate,
+            **(settings or {}),
+        }
+        self._class_counts = ClassCounts() if "targets" in options else None
+        if self._class_counts is not None:
+            options["counts"] = self._class_counts
+        self._strategy = make_strategy(collection_strategy, **options)
+        check_fraction("audit_rate", audit_rate)
+        self._audit_rate = audit_rate
+        self._quota = quota
+        self._needs_boxes = collection_strategy not in _ON_ONE_NUMBER
         self._model, self._release, self._classes = model, release, tuple(classes)
         self._rule, self._on_error, self._clock = confidence_rule, on_error, clock
-        self._counts: Counter[str] = Counter()
+        self._redact = redact
+        self._flip, self._seed = random.Random(seed).random, seed
+        self._counters = OutcomeCounters()
+        self._spool = SpoolWriter(folder / "spool", limits, on_dropped=self._dropped)
+        self._decisions: dict[tuple[bool, str, float], Decision] = {}
         self._warned: set[str] = set()
-        self._lock = threading.Lock()
+        self._owns_state = state is None
+        self._state = state or open_state(f"sqlite:///{folder / 'index.sqlite'}")
+        if blobs is None:
+            blobs = open_blobs(f"s3://{s3_bucket}") if s3_bucket else LocalBlobs(folder / "blobs")
+        store = SampleStore(self._state, blobs, folder / "cache", owner=str(self._spool.folder))
+        self.drainer = Drainer(self._spool.folder, store, classes=self._classes, flush_s=flush_s, clock=clock)
+        self._background = BackgroundDrainer(self.drainer, self._publish) if background else None
+        _services.add(self)
 
     def __enter__(self) -> Self:
         return self
@@ -125,154 +151,224 @@ class DataCollectionService:
         self.close()
 
     def close(self) -> None:
-        """Close the index if this service opened it. Nothing waits in memory."""
+        """Store what waits in the spool; what cannot be stored now stays there and is said in the log."""
+        self._spool.close()
+        self._publish()
+        if self._background is not None:
+            self._background.close()
         if self._owns_state:
             self._state.close()
 
+    def flush(self) -> None:
+        """Return when everything taken so far is stored.
+
+        Raises:
+            RetrainError: the store does not take it; nothing is lost, it stays in the spool.
+        """
+        self.drainer.drain()
+
+    def stats(self) -> Counts:
+        """What became of the frames offered to this process."""
+        return self._counters.read()
+
     def collect(
         self,
-        image_path: str | Path | None = None,
-        prediction: Prediction | None = None,
+        image_path: str | os.PathLike[str] | None = None,
+        prediction: Any = None,
         confidence: float | None = None,
         metadata: Mapping[str, Any] | None = None,
         *,
-        image: bytes | None = None,
+        image: Image | None = None,
+        order: ChannelOrder = "RGB",
         release: str | None = None,
+        flipped: Any = None,
+        shadow: Any = None,
     ) -> Decision:
-        """Store the frame if the strategy takes it; when this returns `taken`, it survives a kill.
+        """Keep the frame if the strategy or the audit arm takes it; when this returns `taken`, it survives a kill.
 
         Args:
-            image_path: the encoded image in a file; or give its bytes as `image`.
-            prediction: boxes in pixels. A mapping has `class`, `bbox` (x1, y1, x2, y2) and perhaps `score`.
+            image_path: the encoded image in a file, which may be deleted afterwards but not written over; or give
+                `image`: encoded bytes, or pixels as uint8 (height, width, 3) in `order`.
+            prediction: boxes in pixels: `Detections`, Ultralytics `Results` (which bring their image too), or
+                mappings with `class`, `bbox` (x1, y1, x2, y2) and perhaps `score`.
             confidence: the frame's confidence; by default computed from the prediction.
-            metadata: JSON values. `camera_id`, `recording` (default: the camera) and `captured_at` (default:
-                now) become columns.
+            metadata: plain values. `camera_id`, `recording` (default: the camera) and `captured_at` (default: now)
+                become columns; `width` and `height` tell the size to strategies that need it.
+            flipped: the prediction on the mirrored image, its boxes mirrored back.
+            shadow: another model's prediction on the same frame.
 
         Returns:
-            Not taken with reason "duplicate", "rejected: …" or "lost: …" where storing was not possible.
+            Not taken with reason "rejected: …" or "dropped: …" where it could not be.
         """
-        self._count("offered")
+        camera = "unknown"
         try:
-            data = _image_bytes(image_path, image)
-            by = self._release if release is None else release
-            decision = self._collect(_Offer(data, prediction, confidence, metadata or {}, by))
+            details: Any = metadata if type(metadata) is dict else _details(metadata)
+            camera = details.get("camera_id", camera)
+            if prediction is not None:
+                if image is None and image_path is None and hasattr(prediction, "orig_img"):
+                    image, order = prediction.orig_img, "BGR"
+                prediction = plain_prediction(prediction)
+            confidence = (
+                scores_confidence(self._seen(prediction).scores, self._rule)
+                if confidence is None
+                else checked_confidence(confidence)
+            )
+            frame = (
+                self._frame(confidence, prediction, details, flipped, shadow)
+                if self._needs_boxes
+                else Frame(confidence)
+            )
+            wish = self._strategy(frame)
+            wanted, reason = wish
+            if wanted and self._quota is not None and not self._quota.room(camera, self._clock()):
+                wanted, reason = 0.0, "quota used up"
+            drawn = self._flip()
+            probability = max(wanted, self._audit_rate)
+            if drawn >= probability:
+                self._counters.count(camera, reason, confidence)
+                return self._decision(False, reason, probability)
+            by_strategy = drawn < wanted
+            offer = Offer(
+                self._model,
+                self._release if release is None else release,
+                self._strategy_name if by_strategy else AUDIT,
+                reason if by_strategy else AUDIT,
+                probability,
+                drawn < self._audit_rate,
+                self._clock(),
+                confidence,
+                prediction,
+                details,
+            )
+            self._hand_over(offer, image_path, image, order)
+            self._counters.count(camera, TAKEN, confidence)
+            if by_strategy and self._quota is not None:
+                self._quota.take(camera, offer.taken_at)
+            if self._class_counts is not None:
+                self._class_counts.kept(frame)
+            return self._decision(True, offer.reason, probability)
         # By default collection never stops the inference it runs in; each failure is counted and logged.
         except Exception as error:
-            decision = self._failed(error)
+            decision = self._failed(str(camera), error)
             if self._on_error == "raise":
                 raise
-        return decision
-
-    def stats(self) -> CollectionStats:
-        with self._lock:
-            counts = Counter(self._counts)
-        return CollectionStats(
-            offered=counts["offered"],
-            stored=counts["stored"],
-            skipped={NO_BOXES: counts[NO_BOXES], "strategy": counts["strategy"]},
-            duplicates=counts["duplicate"],
-            rejected=counts["rejected"],
-            lost={"full": counts["full"], "error": counts["error"]},
-        )
-
-    def _collect(self, offer: _Offer) -> Decision:
-        detections = read_prediction(offer.prediction, checked_confidence(offer.confidence), self._classes)
-        confidence = offer.confidence
-        if confidence is None:
-            confidence = frame_confidence(detections, self._rule)
-        digest = content_digest(offer.image)
-        decision = self._strategy(confidence, digest)
-        if not decision.taken:
-            self._count(NO_BOXES if decision.reason == NO_BOXES else "strategy")
             return decision
-        sample = self._sample(offer, digest, detections, confidence, decision)
-        if not self._store(sample, offer.image):
-            self._count("duplicate")
-            return Decision(False, "duplicate", decision.inclusion_probability)
-        self._count("stored")
-        with self._lock:
-            self._warned.clear()
-        return decision
 
-    def _sample(
-        self, offer: _Offer, digest: str, detections: Detections, confidence: float | None, decision: Decision
-    ) -> DataSample:
-        width, height = checked_size(offer.image)
-        camera = str(offer.metadata.get("camera_id", "unknown"))
-        try:
-            metadata = json.loads(json.dumps(dict(offer.metadata), allow_nan=False))
-            captured_at = float(offer.metadata.get("captured_at", self._clock()))
-        except (TypeError, ValueError) as error:
-            raise BadInput(f"Metadata must hold JSON values only: {error}.") from error
-        return DataSample(
-            id=digest,
-            model=self._model,
-            camera=camera,
-            recording=str(offer.metadata.get("recording", camera)),
-            captured_at=captured_at,
-            strategy=self._strategy_name,
-            inclusion_probability=decision.inclusion_probability,
-            confidence=confidence,
-            release=offer.release,
-            image_key=image_key(digest),
-            width=width,
-            height=height,
-            prediction=detections,
-            metadata=metadata,
+    def _hand_over(
+        self, offer: Offer, path: str | os.PathLike[str] | None, image: Image | None, order: ChannelOrder
+    ) -> None:
+        if (path is None) == (image is None):
+            raise BadInput("Give either image_path or image.")
+        if self._redact is not None:
+            source = path if path is not None else image
+            assert source is not None
+            image = redacted(self._redact, source, order, offer.prediction)
+            path, order = None, "RGB"
+        if self._on_error == "raise":
+            self._check(offer, path, image)
+        if path is not None:
+            offer.image = marked(path)
+            self._spool.append_file(encode_offer(offer), path, offer.image.bytes)
+            return
+        assert image is not None
+        data, offer.pixels = image_bytes(image, order)
+        self._spool.append(encode_offer(offer), data)
+
+    def _check(self, offer: Offer, path: str | os.PathLike[str] | None, image: Image | None) -> None:
+        """Find now what is otherwise found, and counted, when the record is read."""
+        detections = read_prediction(offer.prediction, offer.confidence, self._classes)
+        if isinstance(image, np.ndarray):
+            size = (image.shape[1], image.shape[0])
+        else:
+            try:
+                found = read_image(os.fspath(path) if path is not None else bytes(image or b""))
+            except BadInput as error:
+                raise BadInput(f"The image {error}.") from error
+            size = (found.width, found.height)
+        inside(detections, *size)
+
+    def _seen(self, prediction: Any) -> Seen:
+        if isinstance(prediction, Mapping) and "boxes" in prediction and "scores" in prediction:
+            return Seen(prediction["boxes"], prediction["classes"], prediction["scores"])
+        return Seen.of(read_prediction(prediction, None, self._classes))
+
+    def _frame(
+        self, confidence: float | None, prediction: Any, details: Mapping[str, Any], flipped: Any, shadow: Any
+    ) -> Frame:
+        seen = self._seen(prediction)
+        return Frame(
+            confidence,
+            *seen,
+            camera=details.get("camera_id", "unknown"),
+            captured_at=details.get("captured_at") or self._clock(),
+            width=details.get("width", 0),
+            height=details.get("height", 0),
+            flipped=None if flipped is None else self._seen(plain_prediction(flipped)),
+            shadow=None if shadow is None else self._seen(plain_prediction(shadow)),
         )
 
-    def _store(self, sample: DataSample, data: bytes) -> bool:
-        """Image first, index row second: a row never points to nothing.
+    def _decision(self, taken: bool, reason: str, probability: float) -> Decision:
+        """Made once per kind: making one takes longer than finding it."""
+        key = (taken, reason, probability)
+        decision = self._decisions.get(key)
+        if decision is None:
+            decision = Decision(*key)
+            # Reasons come from small fixed sets; should one ever not, memory stays bounded.
+            if len(self._decisions) < _MOST_KINDS:
+                self._decisions[key] = decision
+        return decision
 
-        A kill in between leaves an image without a row, which the next offer of the same image completes.
-        """
-        with self._state.read() as connection:
-            if _is_indexed(connection, sample.id):
-                return False
-        self._blobs.put(sample.image_key, data)
-        with self._state.write() as connection:
-            # Another thread or process may have stored the same image since.
-            if _is_indexed(connection, sample.id):
-                return False
-            connection.execute(insert(samples).values(**sample.to_row(self._clock())))
-        return True
+    def _after_fork(self) -> None:
+        """A child must not repeat its parent's coin, and starts a thread of its own with its first frame."""
 
-    def _failed(self, error: Exception) -> Decision:
+        def first() -> float:
+            seed = None if self._seed is None else f"{self._seed}/{os.getpid()}"
+            self._flip = random.Random(seed).random
+            if self._background is not None:
+                self._background.start()
+            return self._flip()
+
+        self._flip = first
+
+    def _failed(self, camera: str, error: Exception) -> Decision:
         if isinstance(error, BadInput):
-            self._count("rejected")
+            self._counters.count(camera, REJECTED)
             logger.debug("Frame rejected: %s", error)
             return Decision(False, f"rejected: {error}", 0.0)
         cause = "full" if isinstance(error, StorageFull) else "error"
-        self._count(cause)
-        with self._lock:
-            first = cause not in self._warned
+        self._counters.count(camera, f"dropped: {cause}")
+        if cause not in self._warned:
             self._warned.add(cause)
-        if first:
             logger.warning(
-                "Frames for %s are being lost (%s); said once until one is stored again: %s",
-                self._folder,
+                "Frames are being dropped (%s); said once, see the counters: %s",
                 cause,
                 error,
                 exc_info=None if cause == "full" else error,
             )
-        return Decision(False, f"lost: {error}", 0.0)
+        return Decision(False, f"dropped: {error}", 0.0)
 
-    def _count(self, name: str) -> None:
-        with self._lock:
-            self._counts[name] += 1
+    def _dropped(self, records: int) -> None:
+        self._counters.add("dropped: oldest", records)
+        logger.warning("The spool is full: %d frames that waited longest were dropped.", records)
 
-
-def _image_bytes(path: str | Path | None, image: bytes | None) -> bytes:
-    if (path is None) == (image is None):
-        raise BadInput("Give either image_path or image.")
-    if image is not None:
-        return image
-    assert path is not None
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise BadInput(f"The image {path} cannot be read: {error.strerror}.") from error
+    def _publish(self) -> None:
+        self._counters.publish(self._spool.folder)
 
 
-def _is_indexed(connection: Connection, digest: str) -> bool:
-    return connection.execute(select(samples.c.id).where(samples.c.id == digest)).one_or_none() is not None
+def _details(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping):
+        raise BadInput(f"Metadata must be a mapping, got {type(metadata).__name__}.")
+    return dict(metadata)
+
+
+_services: "weakref.WeakSet[DataCollectionService]" = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for service in list(_services):
+        service._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

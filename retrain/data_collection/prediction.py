@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from retrain.boxes import Detections
 from retrain.errors import BadInput
 
@@ -40,6 +42,32 @@ def read_prediction(
         raise BadInput(
             f"A prediction needs `class` and `bbox` for each box ({error!r}), got {prediction!r}."
         ) from error
+
+
+def inside(detections: Detections, width: int, height: int, classes: int = 0) -> Detections:
+    """Detections with their boxes clipped to the image.
+
+    Args:
+        classes: how many there are; 0 when nobody has said.
+
+    Raises:
+        BadInput: a box lies outside the image altogether, which means that image and prediction do not belong together,
+            or a class is not known.
+    """
+    if not len(detections):
+        return detections
+    edges = np.array([width, height, width, height], dtype=np.float64)
+    clipped = np.clip(detections.boxes, 0.0, edges)
+    moved_out = (clipped[:, 2:] <= clipped[:, :2]).any(axis=1) & (
+        (detections.boxes[:, :2] >= edges[:2]) | (detections.boxes[:, 2:] <= 0)
+    ).any(axis=1)
+    if moved_out.any():
+        raise BadInput(
+            f"The box {detections.boxes[moved_out][0].tolist()} is outside its image of {width} x {height} pixels."
+        )
+    if classes and (highest := int(detections.classes.max())) >= classes:
+        raise BadInput(f"Class {highest} is unknown; there are {classes}, counted from 0.")
+    return Detections(clipped, detections.classes, detections.scores)
 
 
 def _class_index(label: Any, classes: Sequence[str]) -> int:

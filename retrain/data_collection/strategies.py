@@ -1,124 +1,201 @@
-"""Which frames are worth keeping.
+"""Which frames are worth keeping: rules that say with what probability a frame should be, and why.
 
-A strategy sees a frame's one confidence and its image digest, and answers with a decision that carries the
-probability with which this frame is taken. `uncertainty` and `boundary` can say nothing about a frame in
-which the model found no box: it has no confidence, is not taken, and the reason says so.
+A strategy only wishes. Whoever keeps frames flips one coin for all strategies together and stores the joint
+probability with the frame. `uncertainty` and `boundary` can say nothing about a frame in which the model found
+no box: it has no confidence, is not wanted, and the reason says so (see `miss_aware` for those). This module
+has the rules on that one number, `combined`, and the table of all.
+
+To add a strategy: a function with keyword settings that returns a `Strategy`, its name in `CollectionStrategy`
+and in `_BUILDERS`, and a test. Settings of one name mean the same everywhere.
 """
 
-import difflib
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
-from retrain.boxes import Detections
-from retrain.errors import BadInput, ConfigError
+from retrain.data_collection.balance import rare_class
+from retrain.data_collection.box_rules import band, per_class
+from retrain.data_collection.checks import check_fraction, check_interval, check_known
+from retrain.data_collection.frame import (
+    NO_BOXES,
+    SCORE_FLOOR,
+    Frame,
+    FrameConfidence,
+    Strategy,
+    Wish,
+    checked_confidence,
+    frame_confidence,
+)
+from retrain.data_collection.miss_aware import flip_disagreement, no_detections, shadow_disagreement
+from retrain.data_collection.track_gap import TrackGap
+from retrain.errors import ConfigError
 
-CollectionStrategy = Literal["uncertainty", "random", "boundary", "all"]
-FrameConfidence = Literal["minimum", "mean"]
+__all__ = [
+    "NO_BOXES",
+    "SCORE_FLOOR",
+    "CollectionStrategy",
+    "FrameConfidence",
+    "Strategy",
+    "all_frames",
+    "boundary",
+    "checked_confidence",
+    "combined",
+    "frame_confidence",
+    "make_strategy",
+    "random",
+    "uncertainty",
+]
 
-SCORE_FLOOR = 0.25
-"""Boxes below this are not shown to anyone, so they say nothing about how sure the model is of its answer."""
-NO_BOXES = "no boxes"
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Taken or not, why, and with what probability a frame like this is taken."""
-
-    taken: bool
-    reason: str
-    inclusion_probability: float
-
-
-Strategy = Callable[[float | None, str], Decision]
-"""(frame confidence or None, image digest) -> decision."""
-
-
-def frame_confidence(
-    detections: Detections, rule: FrameConfidence = "minimum", floor: float = SCORE_FLOOR
-) -> float | None:
-    """The one number for how sure the model is of a frame: the lowest or the mean score of its boxes.
-
-    Args:
-        floor: boxes scoring less are left out.
-
-    Returns:
-        None when no box reaches the floor. That is neither certainty nor doubt: an empty scene and a blind
-        model look the same from here.
-    """
-    scores = detections.scores[detections.scores >= floor]
-    if len(scores) == 0:
-        return None
-    return float(scores.min() if rule == "minimum" else scores.mean())
-
-
-def uncertainty(confidence: float | None, threshold: float) -> Decision:
-    """Take a frame whose confidence is below `threshold`."""
-    if confidence is None:
-        return Decision(False, NO_BOXES, 0.0)
-    if confidence < threshold:
-        return Decision(True, f"confidence {confidence:.3f} < {threshold:g}", 1.0)
-    return Decision(False, f"confidence {confidence:.3f} >= {threshold:g}", 0.0)
+CollectionStrategy = Literal[
+    "uncertainty",
+    "random",
+    "boundary",
+    "all",
+    "band",
+    "per_class",
+    "rare_class",
+    "no_detections",
+    "flip_disagreement",
+    "shadow_disagreement",
+    "track_gap",
+    "combined",
+]
+_NOTHING = Wish(0.0, NO_BOXES)
 
 
-def boundary(confidence: float | None, low: float, high: float) -> Decision:
-    """Take a frame whose confidence lies strictly between `low` and `high`."""
-    if confidence is None:
-        return Decision(False, NO_BOXES, 0.0)
-    if low < confidence < high:
-        return Decision(True, f"{low:g} < confidence {confidence:.3f} < {high:g}", 1.0)
-    return Decision(False, f"confidence {confidence:.3f} is outside ({low:g}, {high:g})", 0.0)
-
-
-def random(digest: str, rate: float, seed: int) -> Decision:
-    """Take a share of `rate` of all images, decided by the image itself.
-
-    The same image gets the same answer in every process and after every restart.
-    """
-    drawn = hashlib.blake2b(f"{seed}:{digest}".encode(), digest_size=8).digest()
-    taken = int.from_bytes(drawn) / 2**64 < rate
-    return Decision(taken, f"{'in' if taken else 'not in'} the random share of {rate:g}", rate)
-
-
-def make_strategy(
-    name: str,
-    *,
-    confidence_threshold: float = 0.7,
-    sample_rate: float = 0.1,
-    boundary_low: float = 0.4,
-    boundary_high: float = 0.6,
-    seed: int = 0,
-) -> Strategy:
-    """The strategy called `name` with its parameters bound.
+def uncertainty(*, confidence_threshold: float = 0.7) -> Strategy:
+    """Want every frame whose confidence is below the threshold.
 
     Raises:
-        ConfigError: unknown name, or a parameter out of range.
+        ConfigError: the threshold is outside [0, 1].
     """
-    _check_ranges(confidence_threshold, sample_rate, boundary_low, boundary_high)
-    strategies: dict[str, Strategy] = {
-        "uncertainty": lambda confidence, _: uncertainty(confidence, confidence_threshold),
-        "random": lambda _, digest: random(digest, sample_rate, seed),
-        "boundary": lambda confidence, _: boundary(confidence, boundary_low, boundary_high),
-        "all": lambda _confidence, _digest: Decision(True, "all frames", 1.0),
-    }
-    if name not in strategies:
-        close = difflib.get_close_matches(name, strategies, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"Unknown collection strategy {name!r}.{hint} Known: {', '.join(strategies)}.")
-    return strategies[name]
+    check_fraction("confidence_threshold", confidence_threshold)
+    below = Wish(1.0, f"confidence < {confidence_threshold:g}")
+    above = Wish(0.0, f"confidence >= {confidence_threshold:g}")
+
+    def wish(frame: Frame) -> Wish:
+        confidence = frame.confidence
+        if confidence is None:
+            return _NOTHING
+        return below if confidence < confidence_threshold else above
+
+    return wish
 
 
-def checked_confidence(confidence: float | None) -> float | None:
-    """Raises: BadInput: not a number in [0, 1]."""
-    if confidence is not None and not 0 <= confidence <= 1:
-        raise BadInput(f"Confidence must be in [0, 1] or None for a frame without boxes, got {confidence}.")
-    return None if confidence is None else float(confidence)
+def random(*, sample_rate: float = 0.1) -> Strategy:
+    """Want a share of all frames, whatever they show.
+
+    Raises:
+        ConfigError: the rate is outside [0, 1].
+    """
+    check_fraction("sample_rate", sample_rate)
+    share = Wish(sample_rate, f"random share of {sample_rate:g}")
+    return lambda _: share
 
 
-def _check_ranges(threshold: float, rate: float, low: float, high: float) -> None:
-    for name, value in (("confidence_threshold", threshold), ("sample_rate", rate)):
-        if not 0 <= value <= 1:
-            raise ConfigError(f"{name} must be in [0, 1], got {value}.")
-    if not 0 <= low < high <= 1:
-        raise ConfigError(f"The boundary must be 0 <= low < high <= 1, got {low} and {high}.")
+def boundary(*, boundary_low: float = 0.4, boundary_high: float = 0.6) -> Strategy:
+    """Want every frame whose confidence lies strictly between the bounds.
+
+    Raises:
+        ConfigError: not 0 <= low < high <= 1.
+    """
+    check_interval("boundary", boundary_low, boundary_high)
+    inside = Wish(1.0, f"{boundary_low:g} < confidence < {boundary_high:g}")
+    outside = Wish(0.0, f"confidence is outside ({boundary_low:g}, {boundary_high:g})")
+
+    def wish(frame: Frame) -> Wish:
+        confidence = frame.confidence
+        if confidence is None:
+            return _NOTHING
+        return inside if boundary_low < confidence < boundary_high else outside
+
+    return wish
+
+
+def all_frames() -> Strategy:
+    """Want every frame."""
+    everything = Wish(1.0, "all frames")
+    return lambda _: everything
+
+
+def combined(members: Mapping[str, tuple[float, Strategy]]) -> Strategy:
+    """Want what any member wants: probability 1 - prod(1 - weight * probability), as of independent coins.
+
+    Args:
+        members: name -> (weight in (0, 1], strategy). The reason names those who wanted the frame. All are
+            asked about every frame, because some of them remember.
+
+    Raises:
+        ConfigError: no member, or a weight outside (0, 1].
+    """
+    if not members:
+        raise ConfigError("weights is empty. Give at least one strategy, for example {'uncertainty': 1.0}.")
+    for name, (weight, _) in members.items():
+        check_fraction(f"weights[{name!r}]", weight, zero=False)
+    asked = [(name, weight, strategy) for name, (weight, strategy) in members.items()]
+    nobody = f"wanted by none of {', '.join(members)}"
+
+    def wish(frame: Frame) -> Wish:
+        joint, wanted_by = 0.0, []
+        for name, weight, strategy in asked:
+            if share := weight * strategy(frame).probability:
+                # The product above step by step; in this order 0 and 1 come out exactly.
+                joint += share * (1.0 - joint)
+                wanted_by.append(name)
+        return Wish(joint, " + ".join(wanted_by) or nobody)
+
+    return wish
+
+
+def make_strategy(name: str, **settings: Any) -> Strategy:
+    """The strategy called `name`, with those of the settings that concern it.
+
+    Args:
+        settings: keyword settings of any of the strategies, so that one set serves `combined` and its members.
+            For `combined`: `weights`, name -> weight in (0, 1].
+
+    Raises:
+        ConfigError: an unknown strategy or setting, one that is needed and absent, or one out of range.
+    """
+    check_known("collection strategy", name, _BUILDERS)
+    for setting in settings:
+        check_known("strategy setting", setting, _known_settings())
+    builder = _BUILDERS[name]
+    parameters = inspect.signature(builder).parameters.values()
+    needed = [one.name for one in parameters if one.default is one.empty and one.kind is one.KEYWORD_ONLY]
+    if missing := [setting for setting in needed if setting not in settings]:
+        raise ConfigError(f"The collection strategy {name!r} needs {' and '.join(missing)}.")
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return builder(**settings)
+    return builder(**{one.name: settings[one.name] for one in parameters if one.name in settings})
+
+
+def _combined(*, weights: Mapping[str, float], **settings: Any) -> Strategy:
+    if "combined" in weights:
+        raise ConfigError(
+            "The strategy 'combined' cannot be one of its own weights; name its members instead."
+        )
+    return combined({name: (weight, make_strategy(name, **settings)) for name, weight in weights.items()})
+
+
+_BUILDERS: dict[str, Callable[..., Strategy]] = {
+    "uncertainty": uncertainty,
+    "random": random,
+    "boundary": boundary,
+    "all": all_frames,
+    "band": band,
+    "per_class": per_class,
+    "rare_class": rare_class,
+    "no_detections": no_detections,
+    "flip_disagreement": flip_disagreement,
+    "shadow_disagreement": shadow_disagreement,
+    "track_gap": TrackGap,
+    "combined": _combined,
+}
+
+
+def _known_settings() -> list[str]:
+    parameters = (
+        one for builder in _BUILDERS.values() for one in inspect.signature(builder).parameters.values()
+    )
+    return sorted({one.name for one in parameters if one.kind is one.KEYWORD_ONLY})

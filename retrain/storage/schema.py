@@ -32,13 +32,51 @@ samples = Table(
     Column("inclusion_probability", Float, nullable=False),
     Column("confidence", Float, nullable=True, comment="null: no box reached the display floor"),
     Column("release", String(64), nullable=False, comment="digest of the release that predicted it"),
-    Column("image_key", String(500), nullable=False, comment="key in the blob store"),
+    Column("pack", String(64), nullable=False, comment="digest of the pack that holds the image"),
+    Column("file_name", String(80), nullable=False, comment="of the image inside the pack"),
     Column("width", Integer, nullable=False),
     Column("height", Integer, nullable=False),
     Column("prediction", JSON, nullable=False, comment="Detections.to_json()"),
     Column("metadata", JSON, nullable=False),
     Column("cycle_id", String(200), nullable=True, comment="the cycle that selected it; null while waiting"),
     Index("samples_waiting", "model", "cycle_id"),
+)
+
+draws = Table(
+    "draws",
+    metadata,
+    Column(
+        "id", String(100), primary_key=True, comment="of the spooled record: handed over twice, counted once"
+    ),
+    Column("model", String(200), nullable=False),
+    Column("camera", String(200), nullable=False),
+    Column("release", String(64), nullable=False),
+    Column("captured_at", Float, nullable=False),
+    Column("stored_at", Float, nullable=False),
+    Column("strategy", String(50), nullable=False),
+    Column("reason", String(300), nullable=False, comment="why it was taken"),
+    Column("inclusion_probability", Float, nullable=False),
+    Column(
+        "audit", Integer, nullable=False, comment="1: drawn by the audit arm, whatever the strategy wanted"
+    ),
+    # stored | duplicate | near-duplicate | rejected
+    Column("outcome", String(20), nullable=False),
+    Column("detail", String(500), nullable=False, comment="why it was rejected; empty otherwise"),
+    Column("sample_id", String(64), nullable=True, comment="the sample that holds its picture"),
+    Index("draws_by_sample", "sample_id"),
+    Index("draws_by_time", "model", "stored_at"),
+)
+
+packs = Table(
+    "packs",
+    metadata,
+    Column("id", String(64), primary_key=True, comment="content digest of the pack"),
+    Column("owner", String(300), nullable=False, comment="the spool it was made from"),
+    # arriving: perhaps not whole yet, referred to by no sample | stored
+    Column("state", String(20), nullable=False),
+    Column("images", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("made_at", Float, nullable=False),
 )
 
 annotations = Table(
@@ -66,6 +104,19 @@ crossings = Table(
         Float,
         nullable=True,
         comment="when the event was handed to Prefect; a hint, not a proof",
+    ),
+    Column(
+        "scope",
+        String(300),
+        nullable=False,
+        server_default="samples",
+        comment="samples | class <name> | camera <name>",
+    ),
+    Column(
+        "counted_until",
+        Float,
+        nullable=True,
+        comment="newest stored_at counted; null: none known, as crossed_at",
     ),
     UniqueConstraint("model", "number"),
 )

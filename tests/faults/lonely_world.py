@@ -16,8 +16,9 @@ import subprocess
 import sys
 import time
 import traceback
+import zipfile
+from collections import Counter
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 FREE_KIB = (0, 160, 2048)
@@ -95,11 +96,18 @@ def offer_bad_images(resources, router, picture):
     """Broken frames among good ones, as a camera with a loose cable sends them."""
     import numpy as np
     from PIL import Image
+    from sqlalchemy import select
 
     from retrain.data_collection.collector import DataCollectionService
+    from retrain.storage.schema import draws
 
     service = DataCollectionService(
-        resources.home, "all", blobs=resources.sample_blobs, state=resources.state, model=resources.model
+        resources.home,
+        "all",
+        blobs=resources.sample_blobs,
+        state=resources.state,
+        model=resources.model,
+        background=False,
     )
     for number in range(140, 144):
         whole, _ = picture(number)
@@ -111,16 +119,27 @@ def offer_bad_images(resources, router, picture):
                 release=answer.digest,
                 metadata={"camera_id": "c", "recording": f"new-{number // 2}", "captured_at": time.time()},
             )
-    return asdict(service.stats())
+    service.flush()
+    with resources.state.read() as connection:
+        outcomes = connection.execute(select(draws.c.outcome)).scalars().all()
+    return {"counts": dict(service.stats().by_outcome()), "outcomes": Counter(outcomes)}
 
 
 def spoil(resources):
     """Stored images that rotted before the cycle came: one gone, one garbage, one replaced by another."""
-    keys = sorted(resources.sample_blobs.keys("samples/"))
-    resources.sample_blobs.delete(keys[0])
-    resources.sample_blobs.put(keys[1], b"garbage")
-    resources.sample_blobs.put(keys[2], resources.sample_blobs.get(keys[3]))
-    return [key.rpartition("/")[2] for key in keys[:3]]
+    blobs = resources.sample_blobs
+    key = min(blobs.keys("packs/"))
+    with zipfile.ZipFile(io.BytesIO(blobs.get(key))) as archive:
+        images = {name: archive.read(name) for name in sorted(archive.namelist())}
+    gone, garbage, exchanged, other = list(images)[:4]
+    del images[gone]
+    images |= {garbage: b"garbage", exchanged: images[other]}
+    rotten = io.BytesIO()
+    with zipfile.ZipFile(rotten, "w") as archive:
+        for name, data in images.items():
+            archive.writestr(name, data)
+    blobs.put(key, rotten.getvalue())
+    return [name.partition(".")[0] for name in (gone, garbage, exchanged)]
 
 
 def run_with_little_room(resources, run, trigger):

@@ -27,6 +27,7 @@ from deployments.stack import Stack
 from flows.demo import _serve_until_crossing
 from retrain.boxes import Annotations, Detections
 from retrain.config import RetrainConfig
+from retrain.data_collection.spool import SpoolWriter
 from retrain.data_collection.triggers import record_crossing, select_samples
 from retrain.dataset.splitter import DatasetSplitter
 from retrain.errors import PostConditionFailed, RetrainError
@@ -128,6 +129,29 @@ def collected(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
         return stored_samples(resources)
 
 
+def spooled(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    """How the hand-over to disk went: files begun, syncs, waits for room, and what came through."""
+    syncs, waits, begun = [], [], []
+    patch.setattr("os.fdatasync", syncs.append)
+    patch.setattr("retrain.data_collection.spool.time.sleep", waits.append)
+    original = SpoolWriter._begin_segment
+    patch.setattr(SpoolWriter, "_begin_segment", lambda self: (begun.append(1), original(self)))
+    with production(resources, patch):
+        return len(begun), len(syncs), len(waits) > 0, stored_samples(resources)
+
+
+def flush_times(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    """How often the collector's own thread drains, while nobody asks it to, in three pretended seconds."""
+    drained: list[float] = []
+    patch.setattr("retrain.data_collection.background.threading.Thread", MagicMock())
+    with production(resources, patch, rounds=0) as running:
+        background = running.collector._background
+        patch.setattr(running.collector.drainer, "drain", lambda stop=None: drained.append(1.0))
+        background._stop = MagicMock(wait=MagicMock(side_effect=[False] * 3 + [True]), is_set=lambda: True)
+        background._run()
+    return len(drained)
+
+
 def places(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
     """Where things lie after production has collected samples."""
     bucket = RecordingBucket()
@@ -147,6 +171,9 @@ class RecordingBucket:
     def put_object(self, Bucket: str, Key: str, Body: bytes) -> None:  # noqa: N803
         self.names.add(Bucket)
         self._body = Body
+
+    def upload_file(self, path: str, bucket: str, key: str, Config: Any) -> None:  # noqa: N803
+        self.put_object(bucket, key, Path(path).read_bytes())
 
     def head_object(self, Bucket: str, Key: str) -> Mapping[str, Any]:  # noqa: N803
         return {"ContentLength": len(self._body), "ETag": hashlib.md5(self._body).hexdigest()}
@@ -414,6 +441,9 @@ class Case:
 SIMULATED = {"annotation.reviewer": "simulated", "data_collection.strategy": "all"}
 """Every frame is collected, and a person looks at those the model is unsure of."""
 
+SMALL_SPOOL = {"data_collection.strategy": "all", "data_collection.spool.segment_bytes": 50_000}
+FULL_SPOOL = {**SMALL_SPOOL, "data_collection.spool.max_bytes": 150_000}
+
 CASES: dict[str, Case] = {
     "model.name": Case("gates", threshold_watch, {"data_collection.retrain_threshold": 1}),
     "model.classes": Case(("a", "b"), training_job),
@@ -421,8 +451,20 @@ CASES: dict[str, Case] = {
     "storage.blobs_url": Case("{tmp}/elsewhere", places),
     "data_collection.strategy": Case("boundary", collected),
     "data_collection.confidence_threshold": Case(0.4, collected),
-    "data_collection.sample_rate": Case(0.9, collected),
+    "data_collection.sample_rate": Case(0.9, collected, {"data_collection.strategy": "random"}),
     "data_collection.frame_confidence": Case("mean", collected),
+    "data_collection.audit_rate": Case(0.9, collected),
+    "data_collection.flush_s": Case(1.0, flush_times),
+    "data_collection.spool.max_bytes": Case(150_000, spooled, SMALL_SPOOL),
+    "data_collection.spool.segment_bytes": Case(60_000, spooled, {"data_collection.strategy": "all"}),
+    "data_collection.spool.when_full": Case("drop_oldest", spooled, FULL_SPOOL),
+    "data_collection.spool.block_s": Case(
+        0.0, spooled, {**FULL_SPOOL, "data_collection.spool.when_full": "block"}
+    ),
+    "data_collection.spool.sync": Case(True, spooled),
+    "data_collection.quota.per_minute": Case(1, collected, {"data_collection.strategy": "all"}),
+    "data_collection.quota.per_hour": Case(1, collected, {"data_collection.strategy": "all"}),
+    "data_collection.quota.per_day": Case(1, collected, {"data_collection.strategy": "all"}),
     "data_collection.retrain_threshold": Case(3, threshold_watch),
     "data_collection.storage_path": Case("{tmp}/elsewhere", places),
     "data_collection.s3_bucket": Case("samples", places),

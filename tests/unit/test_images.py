@@ -90,7 +90,9 @@ def test_a_huge_image_is_refused_before_it_is_decoded():
         read_image(buffer.getvalue())
 
 
-@pytest.mark.parametrize(("size", "side"), [((640, 480), 120), ((100, 1), 1), ((1, 1), 1), ((3000, 2000), 64)])
+@pytest.mark.parametrize(
+    ("size", "side"), [((640, 480), 120), ((100, 1), 1), ((1, 1), 1), ((3000, 2000), 64)]
+)
 def test_the_thumbnail_is_small_and_grey_and_never_empty(make_image, size, side):
     for kind in ("JPEG", "PNG"):
         thumbnail = read_image(make_image(1, kind, size)).thumbnail

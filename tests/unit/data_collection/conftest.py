@@ -52,10 +52,21 @@ def blobs(tmp_path):
 
 @pytest.fixture
 def service(tmp_path, blobs, state):
-    """Makes a service over the test's blobs and state; keyword arguments replace its settings."""
+    """Makes a service over the test's blobs and state; keyword arguments replace its settings.
+
+    Nothing drains in the background and no audit arm draws, so that a test sees what it asked for.
+    """
 
     def make(**change):
-        options = {"blobs": blobs, "state": state, "model": "m", "release": "a" * 64, "clock": lambda: 50.0}
+        options = {
+            "blobs": blobs,
+            "state": state,
+            "model": "m",
+            "release": "a" * 64,
+            "clock": lambda: 50.0,
+            "background": False,
+            "audit_rate": 0.0,
+        }
         return DataCollectionService(tmp_path, **{**options, **change})
 
     return make

@@ -1,36 +1,43 @@
+import itertools
 import multiprocessing
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import insert, update
 
+from retrain.data_collection import triggers
+from retrain.data_collection.trigger_policy import TriggerPolicy
 from retrain.data_collection.triggers import (
     cycle_samples,
+    decide,
+    find_crossing,
     mark_emitted,
     record_crossing,
     select_samples,
     unhandled,
     waiting_count,
 )
-from retrain.errors import BadInput, LeaseLost, NotFound
+from retrain.errors import BadInput, ConfigError, LeaseLost, NotFound
 from retrain.storage.schema import cycles
 from retrain.storage.state import open_state
+from tests.unit.data_collection.stored_rows import answer, sample_row, store, store_many
 
 fork = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
-def fill(service, png, seen):
+def fill(state):
     """Stores that many more samples, each a second later than the one before."""
-    stored = []
+    numbers = itertools.count()
 
     def add(count, model="m"):
-        for _ in range(count):
-            number = len(stored)
-            collecting = service(model=model, clock=lambda at=50.0 + number: at)
-            assert collecting.collect(image=png(number), prediction=seen(0.5)).taken
-            stored.append(number)
+        rows = [sample_row(number, 50.0 + number, model=model) for number in itertools.islice(numbers, count)]
+        store(state, rows)
 
     return add
 
@@ -120,7 +127,7 @@ def test_an_unknown_crossing_cannot_be_marked(state):
 
 
 def test_zero_is_not_a_threshold_nor_a_limit(state):
-    with pytest.raises(BadInput, match="at least 1"):
+    with pytest.raises(ConfigError, match="at least 1"):
         record_crossing(state, "m", 0, now=1.0)
     with pytest.raises(BadInput, match="at least 1"):
         select_samples(state, "m", "c", limit=0)
@@ -145,26 +152,109 @@ def together(*targets):
     return answers
 
 
-def test_watchers_in_several_processes_record_one_crossing(state, state_url, fill):
+def test_a_crossing_says_whose_threshold_was_reached(state):
+    store_many(state, 4, camera="east", classes=(1,))
+    policy = TriggerPolicy(9, class_thresholds={"scratch": 4}, camera_thresholds={"east": 2})
+
+    crossing = record_crossing(state, "m", policy, 5.0, ("dent", "scratch"))
+
+    assert (crossing.scope, crossing.count, crossing.threshold) == ("class scratch", 4, 4)
+    assert find_crossing(state, "m", crossing.id) == crossing
+
+
+def test_deciding_writes_nothing_and_says_what_recording_would_do(state):
+    store_many(state, 2)
+
+    before = [decide(state, "m", TriggerPolicy(threshold), 5.0) for threshold in (2, 3)]
+
+    assert [one.fires for one in before] == [True, False]
+    assert record_crossing(state, "m", 3, 5.0) is None
+    assert record_crossing(state, "m", 2, 5.0).count == 2
+    assert decide(state, "m", TriggerPolicy(2), 5.0).reasons == (
+        "the cycle that answers m-samples-1 has not finished",
+    )
+
+
+def test_a_policy_that_waits_records_nothing_until_the_wait_is_over(state):
+    store_many(state, 2)
+    answer(state, "m-manual-1", at=10.0)
+    store_many(state, 2, first=2, at=11.0)
+    policy = TriggerPolicy(2, cooldown_s=60.0)
+
+    assert record_crossing(state, "m", policy, 69.9) is None
+    assert record_crossing(state, "m", policy, 70.0).crossed_at == 70.0
+
+
+new_model = map("model-{}".format, itertools.count())
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=st.lists(st.integers(0, 6), min_size=1, max_size=4), threshold=st.integers(1, 4))
+def test_eight_threads_record_one_crossing_for_each_time_the_threshold_is_reached(state, batches, threshold):
+    model, policy, meet = next(new_model), TriggerPolicy(threshold), Barrier(8)
+
+    def watch(now):
+        meet.wait(20)
+        return [found for _ in range(2) if (found := record_crossing(state, model, policy, now))]
+
+    waiting, stored = 0, 0
+    with ThreadPoolExecutor(8) as watchers:
+        for turn, batch in enumerate(batches):
+            if batch:
+                store_many(state, batch, first=stored, at=100.0 * turn, model=model)
+            waiting, stored = waiting + batch, stored + batch
+            found = [one for each in watchers.map(watch, [100.0 * turn + 50] * 8) for one in each]
+
+            assert [one.count for one in found] == ([waiting] if waiting >= threshold else [])
+            if found:
+                answer(state, found[0].id, model=model, at=100.0 * turn + 60)
+                waiting = 0
+
+
+def test_watchers_in_four_processes_record_one_crossing_although_they_restart_before_each_look(
+    state, state_url, fill
+):
     models = [f"m{number}" for number in range(12)]
     for model in models:
         fill(2, model=model)
     state.close()
 
     def watch(meet):
-        mine, found = open_state(state_url), []
+        found = []
         for model in models:
             meet()
-            found += [crossing.id for step in range(3) if (crossing := record_crossing(mine, model, 2, step))]
-        mine.close()
+            for step in range(3):
+                mine = open_state(state_url)
+                found += [one.id for one in [record_crossing(mine, model, 2, step)] if one]
+                mine.close()
         return found
 
-    answers = together(watch, watch, watch)
+    answers = together(watch, watch, watch, watch)
 
     assert sorted(one for found in answers for one in found) == sorted(
         f"{model}-samples-1" for model in models
     )
     assert all(len(unhandled(state, model, older_than=100.0)) == 1 for model in models)
+
+
+def test_a_watcher_killed_while_it_records_leaves_nothing_and_the_next_one_records(state, state_url):
+    store_many(state, 3)
+    state.close()
+
+    def killed_before_its_insert():
+        def die(*_):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        triggers._insert = die
+        record_crossing(open_state(state_url), "m", 3, 5.0)
+
+    child = fork.Process(target=killed_before_its_insert)
+    child.start()
+    child.join()
+
+    assert child.exitcode == -signal.SIGKILL
+    assert unhandled(state, "m", older_than=100.0) == []
+    assert record_crossing(state, "m", 3, 6.0).number == 1
 
 
 def test_cycles_in_several_processes_share_no_sample_and_repeat_their_own(state, state_url, fill):

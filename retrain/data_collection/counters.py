@@ -1,0 +1,152 @@
+"""What became of the frames offered to one process: counted on the hot path, readable from any other process."""
+
+import os
+import secrets
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from retrain.errors import BadInput
+
+BINS = 20
+"""Of the confidence histogram, each 0.05 wide; one more counts frames without any box."""
+_KEYS = 50_000
+"""Cameras times outcomes times bins counted one by one; what comes later is counted without its camera."""
+_OTHERS = "(others)"
+SUFFIX = ".counts"
+_ALMOST_BINS = BINS - 1e-9  # a confidence of 1 belongs to the last bin
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """Frames by camera and outcome, and how sure the model was of those offered.
+
+    Attributes:
+        since: when counting began.
+        at: when this was read.
+        outcomes: camera -> outcome -> frames. Outcomes are "taken: <strategy>", "skipped: …", "rejected: …" and
+            "dropped: …"; they add up to the frames offered.
+        histogram: frames per confidence bin, `BINS` of them, then those without a confidence.
+    """
+
+    since: float
+    at: float
+    outcomes: dict[str, dict[str, int]]
+    histogram: list[int]
+
+    @property
+    def offered(self) -> int:
+        return sum(self.by_outcome().values())
+
+    def by_outcome(self) -> Counter[str]:
+        total: Counter[str] = Counter()
+        for counts in self.outcomes.values():
+            total.update(counts)
+        return total
+
+    def beginning(self, prefix: str) -> dict[str, int]:
+        """Outcomes that begin with "taken: " and the like, without that beginning."""
+        return {
+            name.removeprefix(prefix): count
+            for name, count in self.by_outcome().items()
+            if name.startswith(prefix)
+        }
+
+
+class OutcomeCounters:
+    """Counts of this process. Safe for threads; a forked child counts from nothing."""
+
+    def __init__(self) -> None:
+        self._begin()
+        _alive.add(self)
+
+    def count(self, camera: str, outcome: str, confidence: float | None = None) -> None:
+        """One frame offered."""
+        key = (camera, outcome, BINS if confidence is None else int(confidence * _ALMOST_BINS))
+        # A plain lock, made anew after a fork: a wrapper in Python costs more than what it protects.
+        with self._lock:
+            try:
+                self._counts[key] += 1
+            except KeyError:
+                self._first(key)
+
+    def add(self, outcome: str, frames: int) -> None:
+        """Frames counted as taken before that were dropped since."""
+        with self._lock:
+            key = (_OTHERS, outcome, BINS)
+            self._counts[key] = self._counts.get(key, 0) + frames
+
+    def read(self) -> Counts:
+        """What was counted so far."""
+        with self._lock:
+            counts, since = dict(self._counts), self._since
+        outcomes: dict[str, dict[str, int]] = {}
+        histogram = [0] * (BINS + 1)
+        for (camera, outcome, bin_), frames in counts.items():
+            by_outcome = outcomes.setdefault(camera, {})
+            by_outcome[outcome] = by_outcome.get(outcome, 0) + frames
+            histogram[bin_] += frames
+        return Counts(since, time.time(), outcomes, histogram)
+
+    def publish(self, folder: Path) -> None:
+        """Write them where `read_all` finds them; a kill loses only what was counted since the last time."""
+        target = folder / (self._name + SUFFIX)
+        partial = folder / f".{self._name}.partial"
+        partial.write_bytes(msgspec.json.encode(self.read()))
+        partial.replace(target)
+
+    def _first(self, key: tuple[str, str, int]) -> None:
+        if len(self._counts) >= _KEYS:
+            key = (_OTHERS, *key[1:])
+        self._counts[key] = self._counts.get(key, 0) + 1
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._since = time.time()
+        self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._counts: dict[tuple[str, str, int], int] = {}
+
+
+def read_all(folder: Path) -> Counts:
+    """The sum over all processes that published there, those that have ended too.
+
+    Raises:
+        BadInput: one of the files is damaged.
+    """
+    found = []
+    for path in sorted(folder.glob("*" + SUFFIX)):
+        try:
+            found.append(msgspec.json.decode(path.read_bytes(), type=Counts))
+        except FileNotFoundError:
+            continue
+        except msgspec.DecodeError as error:
+            raise BadInput(f"The counts in {path} are damaged ({error}); delete the file.") from error
+    return total(found)
+
+
+def total(parts: Iterable[Counts]) -> Counts:
+    """The sum of counts."""
+    outcomes: dict[str, Counter[str]] = {}
+    histogram, since, at = [0] * (BINS + 1), float("inf"), 0.0
+    for part in parts:
+        for camera, counts in part.outcomes.items():
+            outcomes.setdefault(camera, Counter()).update(counts)
+        histogram = [one + other for one, other in zip(histogram, part.histogram, strict=True)]
+        since, at = min(since, part.since), max(at, part.at)
+    plain: dict[str, dict[str, int]] = {camera: dict(counts) for camera, counts in outcomes.items()}
+    return Counts(since, at, plain, histogram)
+
+
+_alive: "weakref.WeakSet[OutcomeCounters]" = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for counters in list(_alive):
+        counters._begin()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
