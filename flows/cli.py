@@ -22,10 +22,12 @@ app = typer.Typer(
 )
 cycle_app = typer.Typer(help="Retraining cycles: list, inspect, run or abandon.", no_args_is_help=True)
 data_app = typer.Typer(help="The data of the repository's own pipeline (`dvc repro`).", no_args_is_help=True)
+triggers_app = typer.Typer(help="What starts a retraining cycle, and when it would.")
 ledger_app = typer.Typer(help="What was in production when, and why.", no_args_is_help=True)
 app.add_typer(cycle_app, name="cycle")
 app.add_typer(data_app, name="data")
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(triggers_app, name="triggers")
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Configuration file; default: RETRAIN_CONFIG.")
@@ -186,6 +188,34 @@ def cycle_abandon(cycle_id: str, config: ConfigFile = None) -> None:
         typer.echo(f"{cycle_id}: {abandon_cycle(resources.state, cycle_id, time.time()).status}")
         if (champion := restore_route(resources, lease, f"{cycle_id}-abandoned")) is not None:
             typer.echo(f"the route is back at {champion}")
+
+
+@triggers_app.callback(invoke_without_command=True)
+def triggers(context: typer.Context, config: ConfigFile = None) -> None:
+    """Show what would start a cycle now, what not yet and why, and the last crossings."""
+    if context.invoked_subcommand is not None:
+        return
+    from rich.console import Console
+
+    from flows.trigger_command import show_triggers
+
+    show_triggers(_resources(config), Console(), time.time())
+
+
+@triggers_app.command("replay")
+def triggers_replay(
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the trigger, e.g. threshold=300.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="ISO time to begin at.")] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Replay the stored history under other settings: when would a cycle have started?"""
+    from rich.console import Console
+
+    from flows.trigger_command import show_replay
+
+    show_replay(_resources(config), Console(), settings or [], since, time.time())
 
 
 @data_app.command("restore")

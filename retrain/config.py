@@ -80,8 +80,86 @@ class Quota(Section):
     per_day: Positive | None = None
 
 
+class NearDuplicates(Section):
+    enabled: bool = True
+    """Off: only equal bytes are duplicates."""
+    max_distance: Annotated[int, Field(ge=0, le=128)] = 26
+    """Bits of 128 by which the hashes of a repeated picture may differ."""
+    max_difference: Annotated[float, Field(ge=0)] = 2.5
+    """Grey levels by which its most different spot may differ."""
+    mirrored: bool = True
+    """A picture flipped left to right is a repetition, too."""
+    max_candidates: Positive = 32
+    """Pictures looked at closely, nearest first."""
+    scope: Literal["camera", "global"] = "camera"
+    capacity: Positive = 100_000
+    """Newest samples that are compared with; about 1 KiB of memory each."""
+
+
+class StrategySettings(Section):
+    boundary_low: Fraction = 0.4
+    """`boundary` keeps frames whose confidence lies strictly between these two."""
+    boundary_high: Fraction = 0.6
+    band_low: Fraction = 0.4
+    """`band` keeps frames with at least `band_boxes` boxes that score between these two."""
+    band_high: Fraction = 0.6
+    band_boxes: Positive = 1
+    class_thresholds: dict[str, Fraction] = {}
+    """`per_class` keeps frames with a box of the class that scores below this."""
+    targets: dict[str, Fraction] = {}
+    """`rare_class` keeps frames with a class that fewer than this share of the kept frames show."""
+    weights: dict[str, Fraction] = {}
+    """`combined` asks these strategies, each with the chance that its wish counts."""
+    no_detections_rate: Fraction = 1.0
+    """Share of the frames without any box that `no_detections` keeps."""
+    match_iou: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Overlap from which two predictions mean the same object, in `flip_disagreement` and `shadow_disagreement`."""
+    score_floor: Fraction = 0.25
+    """Boxes scoring less are not seen by the strategies that look at boxes."""
+    track_frames: Annotated[int, Field(ge=2)] = 3
+    """Frames an object must have been seen in before its absence counts as a gap, for `track_gap`."""
+    track_iou: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Overlap from one frame to the next that makes two boxes one track."""
+    track_border: Annotated[float, Field(ge=0, lt=0.5)] = 0.02
+    """Objects this near the edge, as a share of the side, have left and are no gap."""
+    track_pause_s: Seconds = 5.0
+    """After this long without a frame of the camera its tracks begin anew."""
+    max_cameras: Positive = 256
+    """Cameras whose tracks are remembered."""
+
+
+class Trigger(Section):
+    class_thresholds: dict[str, Positive] = {}
+    """Waiting samples that show the class; any one suffices."""
+    camera_thresholds: dict[str, Positive] = {}
+    """Waiting samples of the camera; any one suffices."""
+    rearm_fraction: Fraction = 0.5
+    """Share of the threshold that samples an earlier crossing counted may count again."""
+    cooldown_s: Annotated[float, Field(ge=0)] = 0.0
+    """No crossing this long after a cycle finished."""
+    min_interval_s: Annotated[float, Field(ge=0)] = 0.0
+    """No crossing this long after the last."""
+    freeze: tuple[str, ...] = ()
+    """Windows without a crossing: "Fri 18:00 - Mon 06:00", or two ISO times with " - " between."""
+    timezone: str = "UTC"
+    """IANA zone of `freeze`."""
+
+
 class DataCollection(Section):
-    strategy: Literal["uncertainty", "random", "boundary", "all"] = "uncertainty"
+    strategy: Literal[
+        "uncertainty",
+        "random",
+        "boundary",
+        "all",
+        "band",
+        "per_class",
+        "rare_class",
+        "no_detections",
+        "flip_disagreement",
+        "shadow_disagreement",
+        "track_gap",
+        "combined",
+    ] = "uncertainty"
     confidence_threshold: Fraction = 0.7
     """`uncertainty` keeps frames whose confidence is below this."""
     sample_rate: Fraction = 0.1
@@ -96,8 +174,14 @@ class DataCollection(Section):
     """The hand-over on local disk; a taken frame is in it before `collect` returns."""
     quota: Quota = Quota()
     """Frames the strategy may take per camera; the audit arm is not limited."""
+    settings: StrategySettings = StrategySettings()
+    """What single strategies go by."""
+    near_duplicates: NearDuplicates = NearDuplicates()
+    """When a picture repeats a stored one and is left out."""
     retrain_threshold: Positive = 500
     """Stored, not yet used samples that start a retraining cycle."""
+    trigger: Trigger = Trigger()
+    """Further thresholds, and when none may start a cycle."""
     storage_path: Path | None = None
     """Folder of the samples' images; unset: beside the other blobs."""
     s3_bucket: str | None = None
@@ -245,7 +329,17 @@ class RetrainConfig(Section):
     @property
     def digest(self) -> str:
         """Hash of everything that can change a cycle's result; ports, waiting times and addresses cannot."""
-        relevant = self.model_dump(mode="json", exclude={"orchestration", "serving", "mlflow", "storage"})
+        collection = {"trigger", "flush_s", "spool"}
+        relevant = self.model_dump(
+            mode="json",
+            exclude={
+                "orchestration": True,
+                "serving": True,
+                "mlflow": True,
+                "storage": True,
+                "data_collection": collection,
+            },
+        )
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 

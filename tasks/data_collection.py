@@ -27,8 +27,7 @@ def trigger_policy(config: RetrainConfig) -> TriggerPolicy:
     """When enough samples wait, by this configuration."""
     collection = config.data_collection
     # The keys of data_collection.trigger carry the names of the policy's own attributes.
-    more = collection.model_dump().get("trigger", {})
-    return TriggerPolicy(threshold=collection.retrain_threshold, **more)
+    return TriggerPolicy(threshold=collection.retrain_threshold, **collection.trigger.model_dump())
 
 
 @task(name="watch samples", timeout_seconds=60, **RETRYING)

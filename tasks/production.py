@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from retrain.boxes import Detections, iou_matrix
-from retrain.data_collection.collector import DataCollectionService
-from retrain.data_collection.quota import local_quota
-from retrain.data_collection.spool import SpoolLimits
 from retrain.serving.router import Router
 from retrain.simulation.traffic import Frame
 from tasks.resources import PRODUCTION_START, Resources
@@ -62,7 +59,7 @@ class Production:
             poll_s=settings.serving.poll_s,
         )
         self.router.start()
-        self.collector = self._collector()
+        self.collector = resources.collection_service(seed=settings.simulation.seed)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -88,26 +85,6 @@ class Production:
     def keep_serving(self, seconds_per_round: float) -> "BackgroundTraffic":
         """Go on at a slow, steady rate while something else is waited for."""
         return BackgroundTraffic(self, seconds_per_round)
-
-    def _collector(self) -> DataCollectionService:
-        resources, collection = self.resources, self.resources.config.data_collection
-        quota = collection.quota
-        return DataCollectionService(
-            resources.home,
-            collection.strategy,
-            collection.confidence_threshold,
-            collection.sample_rate,
-            audit_rate=collection.audit_rate,
-            flush_s=collection.flush_s,
-            limits=SpoolLimits(**collection.spool.model_dump()),
-            quota=local_quota({"minute": quota.per_minute, "hour": quota.per_hour, "day": quota.per_day}),
-            blobs=resources.sample_blobs,
-            state=resources.state,
-            model=resources.model,
-            classes=resources.config.model.classes,
-            confidence_rule=collection.frame_confidence,
-            seed=resources.config.simulation.seed,
-        )
 
     def _serve(self, frame: Frame, *, collect: bool) -> Observation:
         answer = self.router.predict(frame.image)

@@ -2,12 +2,17 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from retrain.annotation.review import AnnotationStore, Reviewer
 from retrain.config import RetrainConfig, load_config
+from retrain.data_collection.collector import DataCollectionService
+from retrain.data_collection.near_duplicates import NearDuplicateRule
+from retrain.data_collection.quota import local_quota
 from retrain.data_collection.sample_store import SampleStore
+from retrain.data_collection.spool import SpoolLimits
 from retrain.environment import prepare, writable
+from retrain.errors import ConfigError
 from retrain.serving.release import ReleaseStore
 from retrain.serving.route import RouteStore
 from retrain.storage.blobs import BlobStore, open_blobs
@@ -55,6 +60,38 @@ class Resources:
     @cached_property
     def samples(self) -> SampleStore:
         return SampleStore(self.state, self.sample_blobs, self.home / "cache", owner=str(self.spool))
+
+    def collection_service(
+        self, *, seed: int | None = None, background: bool = True
+    ) -> DataCollectionService:
+        """The collector that production on this machine hands its frames to."""
+        collection, near = self.config.data_collection, self.config.data_collection.near_duplicates
+        quota = collection.quota
+        return DataCollectionService(
+            self.home,
+            collection.strategy,
+            collection.confidence_threshold,
+            collection.sample_rate,
+            audit_rate=collection.audit_rate,
+            settings=strategy_settings(self.config),
+            quota=local_quota({"minute": quota.per_minute, "hour": quota.per_hour, "day": quota.per_day}),
+            near_duplicates=NearDuplicateRule(
+                near.max_distance, near.max_difference, near.mirrored, near.max_candidates
+            )
+            if near.enabled
+            else None,
+            likeness_scope=near.scope,
+            likeness_capacity=near.capacity,
+            blobs=self.sample_blobs,
+            state=self.state,
+            model=self.model,
+            classes=self.config.model.classes,
+            confidence_rule=collection.frame_confidence,
+            limits=SpoolLimits(**collection.spool.model_dump()),
+            background=background,
+            flush_s=collection.flush_s,
+            seed=seed,
+        )
 
     @property
     def spool(self) -> Path:
@@ -147,6 +184,23 @@ class Resources:
     def progress(self, cycle_id: str) -> Journal:
         """What a cycle reports while it runs, for whoever watches from another process."""
         return Journal(self.state, f"progress-{cycle_id}")
+
+
+def strategy_settings(config: RetrainConfig) -> dict[str, Any]:
+    """The settings of strategies, classes as indices; those that are empty are left out, as not given.
+
+    Raises:
+        ConfigError: a class that the model does not have.
+    """
+    settings = config.data_collection.settings.model_dump()
+    for name in ("class_thresholds", "targets"):
+        if unknown := sorted(set(settings[name]) - set(config.model.classes)):
+            raise ConfigError(
+                f"data_collection.settings.{name} names {', '.join(unknown)}; model.classes are "
+                f"{', '.join(config.model.classes)}."
+            )
+        settings[name] = {config.model.classes.index(label): value for label, value in settings[name].items()}
+    return {name: value for name, value in settings.items() if value != {}}
 
 
 def build_resources(config: RetrainConfig | None) -> Resources:

@@ -43,7 +43,7 @@ class BackgroundDrainer:
         self._thread.join(_CLOSE_S)
         atexit.unregister(self._at_exit)
         try:
-            self._drainer.drain()
+            self._drainer.drain(wait=True)
         except RetrainError as error:
             logger.warning(
                 "Frames stay in the spool %s until they can be stored: %s", self._drainer.spool, error

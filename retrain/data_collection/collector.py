@@ -19,6 +19,8 @@ from retrain.data_collection.checks import check_fraction
 from retrain.data_collection.counters import Counts, OutcomeCounters
 from retrain.data_collection.drainer import Drainer
 from retrain.data_collection.frame import Frame, FrameConfidence, Seen, checked_confidence, scores_confidence
+from retrain.data_collection.likeness import LikenessIndex, Scope
+from retrain.data_collection.near_duplicates import NearDuplicateRule
 from retrain.data_collection.offer import (
     ChannelOrder,
     Offer,
@@ -77,6 +79,9 @@ class DataCollectionService:
         audit_rate: float = 0.01,
         settings: Mapping[str, Any] | None = None,
         quota: Quota | None = None,
+        near_duplicates: NearDuplicateRule | None = NearDuplicateRule(),  # noqa: B008 - frozen
+        likeness_scope: Scope = "camera",
+        likeness_capacity: int = 100_000,
         blobs: BlobStore | None = None,
         state: StateStore | None = None,
         model: str = "detector",
@@ -97,6 +102,8 @@ class DataCollectionService:
             storage_path: folder of spool, images and index; `s3_bucket`, `blobs` and `state` replace the last two.
             audit_rate: share of all frames that is kept whatever the strategy says; what unbiased estimates rest on.
             settings: further settings of the strategy, see `make_strategy`.
+            near_duplicates: when a picture repeats a stored one and is left out; None keeps all but equal bytes.
+            likeness_scope: compare within a camera, or over all; with the newest `likeness_capacity` samples.
             quota: how many frames the strategy may take; the audit arm is not limited.
             release: digest of the release that predicts, when `collect` is not told.
             classes: class names in index order, to read predictions that name their class.
@@ -138,7 +145,14 @@ class DataCollectionService:
         if blobs is None:
             blobs = open_blobs(f"s3://{s3_bucket}") if s3_bucket else LocalBlobs(folder / "blobs")
         store = SampleStore(self._state, blobs, folder / "cache", owner=str(self._spool.folder))
-        self.drainer = Drainer(self._spool.folder, store, classes=self._classes, flush_s=flush_s, clock=clock)
+        likeness = (
+            LikenessIndex(self._state, near_duplicates, likeness_scope, likeness_capacity)
+            if near_duplicates
+            else None
+        )
+        self.drainer = Drainer(
+            self._spool.folder, store, classes=self._classes, likeness=likeness, flush_s=flush_s, clock=clock
+        )
         self._background = BackgroundDrainer(self.drainer, self._publish) if background else None
         _services.add(self)
 
@@ -165,7 +179,7 @@ class DataCollectionService:
         Raises:
             RetrainError: the store does not take it; nothing is lost, it stays in the spool.
         """
-        self.drainer.drain()
+        self.drainer.drain(wait=True)
 
     def stats(self) -> Counts:
         """What became of the frames offered to this process."""

@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from retrain.boxes import Detections
+from retrain.data_collection.likeness import LikenessIndex
 from retrain.data_collection.offer import Offer, decode_offer, encoded, unchanged_file
+from retrain.data_collection.perceptual_hash import perceptual_hash
 from retrain.data_collection.prediction import inside, read_prediction
 from retrain.data_collection.sample import DataSample
 from retrain.data_collection.sample_store import Arrival, Draw, SampleStore
@@ -63,6 +65,7 @@ class Drainer:
         store: SampleStore,
         *,
         classes: Sequence[str] = (),
+        likeness: LikenessIndex | None = None,
         flush_s: float = 5.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -70,27 +73,32 @@ class Drainer:
 
         Args:
             classes: names in index order, for predictions that name their class.
+            likeness: leaves out pictures that repeat a stored one; None keeps them.
             flush_s: how often whoever runs this in the background should call `drain`.
         """
         self.spool, self.flush_s = spool, flush_s
         self._store, self._classes, self._clock = store, tuple(classes), clock
+        self._likeness = likeness
 
-    def drain(self, stop: threading.Event | None = None) -> DrainReport:
+    def drain(self, stop: threading.Event | None = None, *, wait: bool = False) -> DrainReport:
         """Store everything that is in the spool now, and remove the segments that are done.
 
-        Killed anywhere and called again, every record is stored once. Does nothing while another process drains.
+        Killed anywhere and called again, every record is stored once.
 
         Args:
             stop: set, it ends after the current batch.
+            wait: for another drainer of this spool at work; otherwise nothing is done beside it.
 
         Raises:
             RetrainError: the store does not take it; nothing is lost, the next call goes on.
         """
         report = DrainReport()
-        with self._alone() as alone, ExitStack() as locks:
+        with self._alone(wait=wait) as alone, ExitStack() as locks:
             if not alone:
                 return report
             self._store.forget_leftovers()
+            if self._likeness is not None:
+                self._likeness.refresh()
             with ThreadPoolExecutor(_READERS) as readers:
                 locked = [one for one in segments(self.spool) if one.lock()]
                 for segment in locked:
@@ -110,7 +118,7 @@ class Drainer:
         intact = [record for record in batch.records if record.intact]
         report.damaged += len(batch.records) - len(intact)
         arrivals = [found for found in readers.map(self._examine, intact) if found is not None]
-        for draw in self._store.add(arrivals, self._clock()):
+        for draw in self._store.add(list(map(self._unless_repeated, arrivals)), self._clock()):
             report.outcomes[draw.outcome] += 1
             if draw.outcome == "rejected":
                 logger.warning("A taken frame of %s was rejected: %s", draw.camera, draw.detail)
@@ -134,16 +142,30 @@ class Drainer:
                 offer, draw, image, inside(detections, image.width, image.height, len(self._classes))
             )
         except BadInput as error:
-            return Arrival(_rejected(draw, str(error)))
-        return Arrival(draw, sample, image.data)
+            return Arrival(replace(draw, outcome="rejected", detail=str(error)[:500]))
+        picture = None if self._likeness is None else perceptual_hash(image.thumbnail)
+        return Arrival(draw, sample, image.data, picture)
+
+    def _unless_repeated(self, arrival: Arrival) -> Arrival:
+        """The draw alone where the picture repeats a stored one. What the audit arm drew is never left out."""
+        sample, picture, draw = arrival.sample, arrival.picture, arrival.draw
+        if self._likeness is None or sample is None or picture is None:
+            return arrival
+        if not draw.audit:
+            match = self._likeness.find(sample.model, picture, sample.camera)
+            # A drain that failed half-way meets its own pictures again.
+            if match is not None and match.id != sample.id:
+                return Arrival(replace(draw, outcome="near-duplicate", sample_id=match.id))
+        self._likeness.add(sample.model, sample.id, picture, sample.camera)
+        return arrival
 
     @contextmanager
-    def _alone(self) -> Iterator[bool]:
+    def _alone(self, *, wait: bool) -> Iterator[bool]:
         """Whether this is the only drainer of the spool at work."""
         self.spool.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.spool / ".draining", os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
         else:
@@ -199,10 +221,6 @@ def _draw(record_id: str, offer: Offer) -> Draw:
 def _captured_at(offer: Offer) -> float:
     given = offer.metadata.get("captured_at", offer.taken_at)
     return float(given) if isinstance(given, int | float) else offer.taken_at
-
-
-def _rejected(draw: Draw, why: str) -> Draw:
-    return Draw(**{**vars(draw), "outcome": "rejected", "detail": why[:500]})
 
 
 def _sample(offer: Offer, draw: Draw, image: EncodedImage, detections: Detections) -> DataSample:

@@ -8,11 +8,12 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from retrain.data_collection.perceptual_hash import PerceptualHash
 from retrain.data_collection.sample import DataSample
 from retrain.errors import BadInput, NotFound
 from retrain.storage.blobs import BlobStore
 from retrain.storage.packs import pack_file_name, read_pack, write_pack
-from retrain.storage.schema import draws, packs, samples
+from retrain.storage.schema import draws, likenesses, packs, samples
 from retrain.storage.state import StateStore
 
 _CACHED_PACKS = 32
@@ -46,11 +47,12 @@ class Draw:
 
 @dataclass(frozen=True)
 class Arrival:
-    """A draw, and for one that may be stored its sample and image."""
+    """A draw, and for one that may be stored its sample, image and, to find near-duplicates, its likeness."""
 
     draw: Draw
     sample: DataSample | None = None
     image: bytes = b""
+    picture: PerceptualHash | None = None
 
 
 class SampleStore:
@@ -100,6 +102,8 @@ class SampleStore:
             new = [_outcome(one, added) for one in waiting]
             if rows:
                 connection.execute(insert(samples), rows)
+            if pictures := [_picture_row(one, now) for one in added.values() if one.picture is not None]:
+                connection.execute(insert(likenesses), pictures)
             if new:
                 connection.execute(insert(draws), [_draw_row(one, now) for one in new])
             if pack:
@@ -189,6 +193,19 @@ def _sample_row(arrival: Arrival, pack: str, now: float) -> dict[str, Any]:
     if arrival.sample is None:
         raise BadInput("A rejected frame has no row.")
     return replace(arrival.sample, pack=pack).to_row(now)
+
+
+def _picture_row(arrival: Arrival, now: float) -> dict[str, Any]:
+    sample, picture = arrival.sample, arrival.picture
+    assert sample is not None
+    assert picture is not None
+    return {
+        "sample_id": sample.id,
+        "model": sample.model,
+        "camera": sample.camera,
+        "stored_at": now,
+        "picture": picture.to_bytes(),
+    }
 
 
 def _draw_row(draw: Draw, now: float) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from sqlalchemy import (
     Float,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -65,6 +66,19 @@ draws = Table(
     Column("sample_id", String(64), nullable=True, comment="the sample that holds its picture"),
     Index("draws_by_sample", "sample_id"),
     Index("draws_by_time", "model", "stored_at"),
+)
+
+likenesses = Table(
+    "likenesses",
+    metadata,
+    Column("sample_id", String(64), primary_key=True),
+    Column("model", String(200), nullable=False),
+    Column("camera", String(200), nullable=False),
+    Column("stored_at", Float, nullable=False),
+    Column(
+        "picture", LargeBinary, nullable=False, comment="PerceptualHash.to_bytes(), to find near-duplicates"
+    ),
+    Index("likenesses_by_time", "model", "stored_at"),
 )
 
 packs = Table(

@@ -33,6 +33,8 @@ COMMANDS = (
     "cycle abandon",
     "data",
     "data restore",
+    "triggers",
+    "triggers replay",
     "ledger",
     "ledger list",
     "ledger at",
