@@ -218,7 +218,7 @@ class DataCollectionService:
         try:
             details: Any = metadata if type(metadata) is dict else _details(metadata)
             camera = details.get("camera_id", camera)
-            if prediction is not None:
+            if type(prediction) is not dict:
                 if image is None and image_path is None and hasattr(prediction, "orig_img"):
                     image, order = prediction.orig_img, "BGR"
                 prediction = plain_prediction(prediction)
@@ -237,7 +237,7 @@ class DataCollectionService:
             if wanted and self._quota is not None and not self._quota.room(camera, self._clock()):
                 wanted, reason = 0.0, "quota used up"
             drawn = self._flip()
-            probability = max(wanted, self._audit_rate)
+            probability = max(self._audit_rate, wanted)
             if drawn >= probability:
                 self._counters.count(camera, reason, confidence)
                 return self._decision(False, reason, probability)

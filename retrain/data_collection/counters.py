@@ -5,7 +5,7 @@ import secrets
 import threading
 import time
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from retrain.errors import BadInput
 
 BINS = 20
 """Of the confidence histogram, each 0.05 wide; one more counts frames without any box."""
+_NOTES = 4096
 _KEYS = 50_000
 """Cameras times outcomes times bins counted one by one; what comes later is counted without its camera."""
 _OTHERS = "(others)"
@@ -66,13 +67,10 @@ class OutcomeCounters:
 
     def count(self, camera: str, outcome: str, confidence: float | None = None) -> None:
         """One frame offered."""
-        key = (camera, outcome, BINS if confidence is None else int(confidence * _ALMOST_BINS))
-        # A plain lock, made anew after a fork: a wrapper in Python costs more than what it protects.
-        with self._lock:
-            try:
-                self._counts[key] += 1
-            except KeyError:
-                self._first(key)
+        # Only noted here and summed later: appending needs no lock and takes a fifth of the time.
+        self._notes.append((camera, outcome, confidence))
+        if len(self._notes) >= _NOTES:
+            self._sum_up()
 
     def add(self, outcome: str, frames: int) -> None:
         """Frames counted as taken before that were dropped since."""
@@ -82,6 +80,7 @@ class OutcomeCounters:
 
     def read(self) -> Counts:
         """What was counted so far."""
+        self._sum_up()
         with self._lock:
             counts, since = dict(self._counts), self._since
         outcomes: dict[str, dict[str, int]] = {}
@@ -99,16 +98,21 @@ class OutcomeCounters:
         partial.write_bytes(msgspec.json.encode(self.read()))
         partial.replace(target)
 
-    def _first(self, key: tuple[str, str, int]) -> None:
-        if len(self._counts) >= _KEYS:
-            key = (_OTHERS, *key[1:])
-        self._counts[key] = self._counts.get(key, 0) + 1
+    def _sum_up(self) -> None:
+        with self._lock:
+            for _ in range(len(self._notes)):
+                camera, outcome, confidence = self._notes.popleft()
+                key = (camera, outcome, BINS if confidence is None else int(confidence * _ALMOST_BINS))
+                if key not in self._counts and len(self._counts) >= _KEYS:
+                    key = (_OTHERS, *key[1:])
+                self._counts[key] = self._counts.get(key, 0) + 1
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._since = time.time()
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._counts: dict[tuple[str, str, int], int] = {}
+        self._notes: deque[tuple[str, str, float | None]] = deque()
 
 
 def read_all(folder: Path) -> Counts:

@@ -142,6 +142,8 @@ def image_bytes(image: bytes | NDArray[np.uint8], order: ChannelOrder) -> tuple[
     Raises:
         BadInput: an array that is not uint8 of shape (height, width, 3), or nothing.
     """
+    if type(image) is bytes and image:
+        return image, None
     if isinstance(image, bytes | bytearray | memoryview):
         if not len(image):
             raise BadInput("The image is empty.")

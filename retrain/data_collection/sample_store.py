@@ -92,7 +92,8 @@ class SampleStore:
         waiting = [arrival for arrival in arrivals if arrival.draw.id not in done]
         # Reversed, so that of equal images the first wins.
         offered = {one.sample.id: one for one in reversed(waiting) if one.sample is not None}
-        fresh = {name: one for name, one in offered.items() if name not in self.known(list(offered))}
+        known = self.known(list(offered))
+        fresh = {name: one for name, one in offered.items() if name not in known}
         pack = self._store_pack(fresh, now) if fresh else ""
         with self._state.write() as connection:
             # Another process may have stored some of these images since.

@@ -20,6 +20,8 @@ from retrain.data_collection.spool import (
 )
 from retrain.storage.files import write_whole
 
+_LOOKED_AT = 4096
+
 
 @dataclass(frozen=True)
 class SpooledRecord:
@@ -105,7 +107,7 @@ class SpoolSegment:
     def records(self) -> Iterator[SpooledRecord]:
         """Complete records from `position` on, up to the end or to one that is cut short."""
         try:
-            file = self.path.open("rb")
+            file = self.path.open("rb", buffering=0)
         except FileNotFoundError:
             return
         with file:
@@ -133,12 +135,14 @@ class SpoolSegment:
         """Remember durably that everything before `end` is done."""
         write_whole(self._position_file, str(end).encode())
 
-    def torn_bytes(self) -> int:
-        """Bytes behind the last complete record; of a finished segment they never become one."""
-        last = self.position
+    def is_torn(self) -> bool:
+        """Whether a record was begun behind the last complete one; in a finished segment it never gets complete."""
+        end = self.position
         for record in self.records():
-            last = record.end
-        return self.path.stat().st_size - last
+            end = record.end
+        with self.path.open("rb") as file:
+            file.seek(end)
+            return any(file.read(_LOOKED_AT))
 
     def remove(self) -> None:
         """Delete it with its images; the segment itself last, so that a kill in between leaves it to be found."""
@@ -148,31 +152,34 @@ class SpoolSegment:
 
     def _next(self, file: IO[bytes]) -> SpooledRecord | None:
         start = file.tell()
-        header = file.read(HEADER.size)
-        if len(header) < HEADER.size:
-            return None
-        magic, check, body_size, flags, image_size = HEADER.unpack(header)
-        if magic != MAGIC:
-            return self._skip(file, start)
-        body, image = file.read(body_size), file.read(image_size)
-        if len(body) < body_size or len(image) < image_size:
-            # Cut short, unless a damaged size only makes it look so.
-            return self._skip(file, start, or_cut_short=True)
-        if checksum(body, flags, image_size) != check:
-            return self._skip(file, start)
-        linked = self._images / str(start) if flags & LINKED else None
-        return SpooledRecord(f"{self.stem}:{start}", file.tell(), body, image, linked)
-
-    def _skip(self, file: IO[bytes], start: int, *, or_cut_short: bool = False) -> SpooledRecord | None:
-        """One lost stretch, up to the next record or the end."""
-        file.seek(start + 1)
+        if (record := self._read(file, start)) is not None:
+            return record
+        if not any(file.read(HEADER.size)) and not self.is_finished():
+            return None  # not written yet
+        file.seek(start)
         rest = file.read()
-        found = rest.find(MAGIC)
-        if found < 0 and or_cut_short:
+        if (found := rest.find(MAGIC, 1)) < 0:
             return None
-        end = start + 1 + (found if found >= 0 else len(rest))
-        file.seek(end)
-        return SpooledRecord(f"{self.stem}:{start}", end, b"", b"", None, intact=False)
+        # What is followed by a record was complete by then, whatever was read of it while it was being written.
+        file.seek(start)
+        if (record := self._read(file, start)) is not None:
+            return record
+        file.seek(start + found)
+        return SpooledRecord(f"{self.stem}:{start}", start + found, b"", b"", None, intact=False)
+
+    def _read(self, file: IO[bytes], start: int) -> SpooledRecord | None:
+        """The record at `start`; None, and back to `start`, if there is no whole one."""
+        header = file.read(HEADER.size)
+        if len(header) == HEADER.size and header.startswith(MAGIC):
+            _, check, body_size, flags, image_size = HEADER.unpack(header)
+            body, image = file.read(body_size), file.read(image_size)
+            whole = len(body) == body_size and len(image) == image_size
+            if whole and checksum(body, flags, image_size) == check:
+                linked = self._images / str(start) if flags & LINKED else None
+                end = start + HEADER.size + body_size + image_size
+                return SpooledRecord(f"{self.stem}:{start}", end, body, image, linked)
+        file.seek(start)
+        return None
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def test_a_missing_image_is_an_error_and_leaves_nothing(tmp_path):
         writer.append_file(b"body", "/nowhere.jpg", 6)
 
     assert everything(tmp_path) == []
-    assert spool_bytes(tmp_path) == 0
+    assert list(tmp_path.rglob("*.images/*")) == []
 
 
 @pytest.mark.parametrize("cut", range(1, HEADER.size + 13))
@@ -82,11 +82,12 @@ def test_a_record_cut_short_anywhere_is_not_read_and_those_before_it_are(tmp_pat
     writer = SpoolWriter(tmp_path)
     writer.append(b"first", b"image")
     writer.append(b"second", b"image!!")
+    writer.close()
     [segment] = segments(tmp_path)
     os.truncate(segment.path, segment.path.stat().st_size - cut)
 
     assert [record.body for record in segment.records()] == [b"first"]
-    assert segment.torn_bytes() > 0
+    assert segment.is_torn()
     assert segment.count() == 1
 
 
@@ -221,18 +222,44 @@ def test_room_made_meanwhile_lets_a_blocked_writer_go_on(tmp_path):
         blocked.result(timeout=10)
 
 
-def test_a_short_write_is_undone(tmp_path, monkeypatch):
+def test_a_record_whose_header_was_never_written_is_torn(tmp_path):
+    writer = SpoolWriter(tmp_path, SpoolLimits(segment_bytes=1000, max_bytes=10_000))
+    writer.append(b"first")
+    [segment] = segments(tmp_path)
+    assert not segment.is_torn()
+    # What a kill between body and header leaves: a writer that is gone, and a file that was never cut to size.
+    with segment.path.open("r+b") as file:
+        file.seek(HEADER.size + 5 + HEADER.size)
+        file.write(b"second")
+    writer._after_fork()
+
+    assert segment.is_finished()
+    assert [record.body for record in segment.records()] == [b"first"]
+    assert segment.is_torn()
+
+
+def test_a_header_that_is_read_while_it_is_written_is_no_damage(tmp_path):
     writer = SpoolWriter(tmp_path)
     writer.append(b"first")
-    real = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:7]))
+    [segment] = segments(tmp_path)
+    data = bytearray(segment.path.read_bytes()[: HEADER.size + 5])
+    data[8:] = bytes(len(data) - 8)  # half a header, nothing behind it
+    with segment.path.open("r+b") as file:
+        file.write(data)
+
+    assert list(segment.records()) == []
+
+
+def test_no_room_for_a_segment_means_full_and_leaves_no_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
 
     with pytest.raises(SpoolFull, match="No space left"):
-        writer.append(b"second")
-    monkeypatch.undo()
-    writer.append(b"third")
+        SpoolWriter(tmp_path).append(b"first")
 
-    assert [record.body for record in everything(tmp_path)] == [b"first", b"third"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_lock_of_a_segment_goes_with_its_writer(tmp_path):
