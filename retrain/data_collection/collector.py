@@ -18,7 +18,8 @@ from retrain.data_collection.balance import ClassCounts
 from retrain.data_collection.checks import check_fraction
 from retrain.data_collection.counters import Counts, OutcomeCounters
 from retrain.data_collection.drainer import Drainer
-from retrain.data_collection.frame import Frame, FrameConfidence, Seen, checked_confidence, scores_confidence
+from retrain.data_collection.frame import Frame, FrameConfidence
+from retrain.data_collection.frame_reader import FrameReader
 from retrain.data_collection.likeness import LikenessIndex, Scope
 from retrain.data_collection.near_duplicates import NearDuplicateRule
 from retrain.data_collection.offer import (
@@ -29,14 +30,12 @@ from retrain.data_collection.offer import (
     marked,
     plain_prediction,
 )
-from retrain.data_collection.prediction import inside, read_prediction
 from retrain.data_collection.quota import Quota
 from retrain.data_collection.redaction import Redact, redacted
 from retrain.data_collection.sample_store import SampleStore
 from retrain.data_collection.spool import SpoolLimits, SpoolWriter
 from retrain.data_collection.strategies import CollectionStrategy, make_strategy
 from retrain.errors import BadInput, StorageFull
-from retrain.images import read_image
 from retrain.storage.blobs import BlobStore, LocalBlobs, open_blobs
 from retrain.storage.state import StateStore, open_state
 
@@ -132,8 +131,9 @@ class DataCollectionService:
         self._audit_rate = audit_rate
         self._quota = quota
         self._needs_boxes = collection_strategy not in _ON_ONE_NUMBER
-        self._model, self._release, self._classes = model, release, tuple(classes)
-        self._rule, self._on_error, self._clock = confidence_rule, on_error, clock
+        self._model, self._release = model, release
+        self._reader = FrameReader(classes, confidence_rule, clock)
+        self._on_error, self._clock = on_error, clock
         self._redact = redact
         self._flip, self._seed = random.Random(seed).random, seed
         self._counters = OutcomeCounters()
@@ -151,7 +151,7 @@ class DataCollectionService:
             else None
         )
         self.drainer = Drainer(
-            self._spool.folder, store, classes=self._classes, likeness=likeness, flush_s=flush_s, clock=clock
+            self._spool.folder, store, classes=classes, likeness=likeness, flush_s=flush_s, clock=clock
         )
         self._background = BackgroundDrainer(self.drainer, self._publish) if background else None
         _services.add(self)
@@ -218,17 +218,15 @@ class DataCollectionService:
         try:
             details: Any = metadata if type(metadata) is dict else _details(metadata)
             camera = details.get("camera_id", camera)
+            if type(camera) is not str:
+                camera = str(camera)
             if type(prediction) is not dict:
                 if image is None and image_path is None and hasattr(prediction, "orig_img"):
                     image, order = prediction.orig_img, "BGR"
                 prediction = plain_prediction(prediction)
-            confidence = (
-                scores_confidence(self._seen(prediction).scores, self._rule)
-                if confidence is None
-                else checked_confidence(confidence)
-            )
+            confidence = self._reader.confidence(confidence, prediction)
             frame = (
-                self._frame(confidence, prediction, details, flipped, shadow)
+                self._reader.frame(confidence, prediction, details, flipped, shadow)
                 if self._needs_boxes
                 else Frame(confidence)
             )
@@ -279,7 +277,7 @@ class DataCollectionService:
             image = redacted(self._redact, source, order, offer.prediction)
             path, order = None, "RGB"
         if self._on_error == "raise":
-            self._check(offer, path, image)
+            self._reader.check(offer.prediction, offer.confidence, path, image)
         if path is not None:
             offer.image = marked(path)
             self._spool.append_file(encode_offer(offer), path, offer.image.bytes)
@@ -287,39 +285,6 @@ class DataCollectionService:
         assert image is not None
         data, offer.pixels = image_bytes(image, order)
         self._spool.append(encode_offer(offer), data)
-
-    def _check(self, offer: Offer, path: str | os.PathLike[str] | None, image: Image | None) -> None:
-        """Find now what is otherwise found, and counted, when the record is read."""
-        detections = read_prediction(offer.prediction, offer.confidence, self._classes)
-        if isinstance(image, np.ndarray):
-            size = (image.shape[1], image.shape[0])
-        else:
-            try:
-                found = read_image(os.fspath(path) if path is not None else bytes(image or b""))
-            except BadInput as error:
-                raise BadInput(f"The image {error}.") from error
-            size = (found.width, found.height)
-        inside(detections, *size)
-
-    def _seen(self, prediction: Any) -> Seen:
-        if isinstance(prediction, Mapping) and "boxes" in prediction and "scores" in prediction:
-            return Seen(prediction["boxes"], prediction["classes"], prediction["scores"])
-        return Seen.of(read_prediction(prediction, None, self._classes))
-
-    def _frame(
-        self, confidence: float | None, prediction: Any, details: Mapping[str, Any], flipped: Any, shadow: Any
-    ) -> Frame:
-        seen = self._seen(prediction)
-        return Frame(
-            confidence,
-            *seen,
-            camera=details.get("camera_id", "unknown"),
-            captured_at=details.get("captured_at") or self._clock(),
-            width=details.get("width", 0),
-            height=details.get("height", 0),
-            flipped=None if flipped is None else self._seen(plain_prediction(flipped)),
-            shadow=None if shadow is None else self._seen(plain_prediction(shadow)),
-        )
 
     def _decision(self, taken: bool, reason: str, probability: float) -> Decision:
         """Made once per kind: making one takes longer than finding it."""

@@ -29,8 +29,8 @@ class Counts(msgspec.Struct, frozen=True):
     Attributes:
         since: when counting began.
         at: when this was read.
-        outcomes: camera -> outcome -> frames. Outcomes are "taken: <strategy>", "skipped: …", "rejected: …" and
-            "dropped: …"; they add up to the frames offered.
+        outcomes: camera -> outcome -> frames. Outcomes are "taken", "rejected", "dropped: …" and the strategy's reasons
+            for frames it did not want; they add up to the frames offered.
         histogram: frames per confidence bin, `BINS` of them, then those without a confidence.
     """
 
@@ -48,14 +48,6 @@ class Counts(msgspec.Struct, frozen=True):
         for counts in self.outcomes.values():
             total.update(counts)
         return total
-
-    def beginning(self, prefix: str) -> dict[str, int]:
-        """Outcomes that begin with "taken: " and the like, without that beginning."""
-        return {
-            name.removeprefix(prefix): count
-            for name, count in self.by_outcome().items()
-            if name.startswith(prefix)
-        }
 
 
 class OutcomeCounters:

@@ -96,6 +96,9 @@ class SpoolWriter:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Unavailable(f"Cannot make the spool {self.folder}: {error.strerror}.") from error
+        self._memory: mmap.mmap | None = None
+        self._full_until = 0.0
+        self._has_images = False
         self._forget()
         _writers.add(self)
 
@@ -257,7 +260,7 @@ class SpoolWriter:
     def _forget(self) -> None:
         """Start without a segment."""
         self._lock = threading.Lock()
-        self._memory: mmap.mmap | None = None
+        self._memory = None
         self._descriptor = -1
         self._stem, self._images, self._has_images = "", "", False
         self._offset = self._end = self._used = 0
