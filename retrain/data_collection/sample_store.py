@@ -1,22 +1,24 @@
 """Where samples live: images in packs, rows in the index; together or not at all."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Column, Connection, insert, select
 
 from retrain.data_collection.perceptual_hash import PerceptualHash
 from retrain.data_collection.sample import DataSample
-from retrain.errors import BadInput, NotFound
+from retrain.data_collection.sample_packs import SamplePacks
+from retrain.data_collection.tombstones import Tombstones, read_tombstones
+from retrain.errors import BadInput, NotFound, Unavailable
 from retrain.storage.blobs import BlobStore
-from retrain.storage.packs import pack_file_name, read_pack, write_pack
-from retrain.storage.schema import draws, likenesses, packs, samples
+from retrain.storage.packs import read_pack
+from retrain.storage.schema import draws, likenesses, samples
 from retrain.storage.state import StateStore
 
-_CACHED_PACKS = 32
+FORGOTTEN = "forgotten"
+"""Outcome of draws whose picture was forgotten, and what stands for the name of a forgotten camera."""
 _ASKED_AT_ONCE = 500
 """Bound variables of one query; SQLite's limit differs from build to build."""
 
@@ -27,8 +29,8 @@ class Draw:
 
     Attributes:
         id: of its record in the spool; storing it again changes nothing.
-        outcome: stored, duplicate, near-duplicate or rejected.
-        sample_id: the sample with its picture; None when it was rejected.
+        outcome: stored, duplicate, near-duplicate, rejected or forgotten.
+        sample_id: the sample with its picture; None when it was rejected or forgotten.
     """
 
     id: str
@@ -47,147 +49,183 @@ class Draw:
 
 @dataclass(frozen=True)
 class Arrival:
-    """A draw, and for one that may be stored its sample, image and, to find near-duplicates, its likeness."""
+    """A draw, and for one that may be stored its sample, image and, to find near-duplicates, its likeness.
+
+    Attributes:
+        taken_at: when it was handed over, to tell what a forgotten camera saw before; None: when it was captured.
+    """
 
     draw: Draw
     sample: DataSample | None = None
     image: bytes = b""
     picture: PerceptualHash | None = None
+    taken_at: float | None = None
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the index says about arrivals: draws and samples that are there, and what must not be."""
+
+    draws: set[str]
+    samples: set[str]
+    tombstones: Tombstones
+
+    @classmethod
+    def read(cls, connection: Connection, arrivals: Sequence[Arrival]) -> Self:
+        made = [arrival.draw for arrival in arrivals]
+        named = [name for arrival in arrivals if (name := _sample_id(arrival)) is not None]
+        return cls(
+            _among(connection, draws.c.id, [draw.id for draw in made]),
+            _among(connection, samples.c.id, named),
+            read_tombstones(connection, named, (draw.camera for draw in made), (draw.model for draw in made)),
+        )
+
+    def is_forgotten(self, arrival: Arrival) -> bool:
+        draw = arrival.draw
+        return self.tombstones.cover(_sample_id(arrival), draw.camera, draw.model, _taken_at(arrival))
+
+    def fresh(self, arrivals: Sequence[Arrival]) -> dict[str, Arrival]:
+        """Samples to be stored; of equal images the first wins, hence the reversal."""
+        return {
+            one.sample.id: one
+            for one in reversed(arrivals)
+            if one.sample is not None
+            and one.draw.id not in self.draws
+            and one.sample.id not in self.samples
+            and not self.is_forgotten(one)
+        }
+
+    def outcome(self, arrival: Arrival, fresh: Mapping[str, Arrival]) -> Draw:
+        """The draw as it is stored."""
+        draw, name = arrival.draw, _sample_id(arrival)
+        if self.is_forgotten(arrival):
+            hidden = self.tombstones.cover_camera(draw.camera, _taken_at(arrival))
+            camera = FORGOTTEN if hidden else draw.camera
+            return replace(draw, outcome=FORGOTTEN, detail="", sample_id=None, camera=camera)
+        if arrival.sample is not None:
+            first = fresh.get(arrival.sample.id)
+            is_first = first is not None and first.draw.id == draw.id
+            return replace(draw, outcome="stored" if is_first else "duplicate", sample_id=name)
+        if name is not None and name not in self.samples and name not in fresh:
+            gone = "The stored picture that it repeats was deleted since."
+            return replace(draw, outcome="rejected", detail=gone, sample_id=None)
+        return draw
 
 
 class SampleStore:
     """Adds samples and gives back their images.
 
     Args:
-        cache: folder for packs fetched from a store elsewhere.
+        cache: folder for packs fetched from a store elsewhere, and for scratch.
         owner: names whoever adds through this object, so that what a killed run left can be told from others' work.
     """
 
     def __init__(self, state: StateStore, blobs: BlobStore, cache: Path, owner: str) -> None:
-        self._state, self._blobs, self._cache, self._owner = state, blobs, cache, owner
+        self._state, self._packs = state, SamplePacks(state, blobs, cache, owner)
 
     def known(self, digests: Sequence[str]) -> set[str]:
         """Those of the image digests that are samples already."""
         with self._state.read() as connection:
-            return _known(connection, digests)
+            return _among(connection, samples.c.id, digests)
 
     def known_draws(self, ids: Sequence[str]) -> set[str]:
         """Those of the draws that were stored before."""
-        found: set[str] = set()
         with self._state.read() as connection:
-            for start in range(0, len(ids), _ASKED_AT_ONCE):
-                part = ids[start : start + _ASKED_AT_ONCE]
-                found |= set(connection.execute(select(draws.c.id).where(draws.c.id.in_(part))).scalars())
-        return found
+            return _among(connection, draws.c.id, ids)
 
     def add(self, arrivals: Sequence[Arrival], now: float) -> list[Draw]:
         """Store them: one pack with the new images, then all rows in one transaction. Returns the new draws.
 
-        Run again after a kill, it adds what is missing. Of equal images one is stored; every draw is.
+        Run again after a kill, it adds what is missing. Of equal images one is stored; every draw is. What was
+        forgotten is not stored, and its draw says so.
 
         Raises:
             StorageFull, Unavailable: nothing was added.
         """
-        done = self.known_draws([arrival.draw.id for arrival in arrivals])
-        waiting = [arrival for arrival in arrivals if arrival.draw.id not in done]
-        # Reversed, so that of equal images the first wins.
-        offered = {one.sample.id: one for one in reversed(waiting) if one.sample is not None}
-        known = self.known(list(offered))
-        fresh = {name: one for name, one in offered.items() if name not in known}
-        pack = self._store_pack(fresh, now) if fresh else ""
-        with self._state.write() as connection:
-            # Another process may have stored some of these images since.
-            known = _known(connection, list(offered))
-            added = {name: one for name, one in fresh.items() if name not in known}
-            rows = [_sample_row(one, pack, now) for one in added.values()]
-            new = [_outcome(one, added) for one in waiting]
-            if rows:
-                connection.execute(insert(samples), rows)
-            if pictures := [_picture_row(one, now) for one in added.values() if one.picture is not None]:
-                connection.execute(insert(likenesses), pictures)
-            if new:
-                connection.execute(insert(draws), [_draw_row(one, now) for one in new])
+        while True:
+            with self._state.read() as connection:
+                fresh = _Known.read(connection, arrivals).fresh(arrivals)
+            pack = self._packs.put(_images(fresh), now) if fresh else ""
+            with self._state.write() as connection:
+                known = _Known.read(connection, arrivals)
+                # Had another process stored or forgotten some of these images since, the pack would hold too much.
+                if known.fresh(arrivals).keys() == fresh.keys():
+                    return self._add_rows(connection, known, arrivals, pack, now)
             if pack:
-                _keep_pack(connection, pack, used=bool(added))
-        return new
+                self._packs.drop(pack)
 
     def image(self, sample: DataSample) -> bytes:
         """The encoded image of a sample.
 
         Raises:
-            NotFound: its pack is gone.
+            NotFound: it was deleted since, or its pack is gone.
             BadInput: its pack is damaged.
         """
-        return next(iter(read_pack(self._pack_file(sample.pack), [sample.file_name])))
+        pack = self._pack_of(sample)
+        while True:
+            try:
+                return next(iter(read_pack(self._packs.file(pack), [sample.file_name])))
+            except (NotFound, Unavailable):
+                # Others in the pack may have been forgotten meanwhile: then its images moved to a new one.
+                if (moved := self._pack_of(sample)) == pack:
+                    raise
+                pack = moved
 
     def forget_leftovers(self) -> list[str]:
-        """Delete packs that a killed run of this owner put and no sample refers to. Nobody else may add meanwhile."""
-        with self._state.read() as connection:
-            query = select(packs.c.id).where(packs.c.owner == self._owner, packs.c.state == "arriving")
-            left = list(connection.execute(query).scalars())
-        for pack in left:
-            self._blobs.delete(pack_key(pack))
-            with self._state.write() as connection:
-                connection.execute(delete(packs).where(packs.c.id == pack, packs.c.state == "arriving"))
+        """Delete packs that a killed run of this owner put and no sample refers to. Nobody else may add meanwhile.
+
+        Copies on this machine of packs that were deleted elsewhere go, too.
+        """
+        left = self._packs.delete_leftovers()
+        self._packs.prune_cache()
         return left
 
-    def _store_pack(self, fresh: Mapping[str, Arrival], now: float) -> str:
-        images = {one.sample.file_name: one.image for one in fresh.values() if one.sample is not None}
-        with tempfile.TemporaryDirectory(dir=self._work_folder()) as folder:
-            pack = write_pack(Path(folder), images.items())
-            file = Path(folder) / pack_file_name(pack)
-            # Noted before it is put, so that a kill leaves no object that nobody knows of.
-            with self._state.write() as connection:
-                if not connection.execute(select(packs.c.id).where(packs.c.id == pack)).first():
-                    connection.execute(
-                        insert(packs).values(
-                            id=pack,
-                            owner=self._owner,
-                            state="arriving",
-                            images=len(images),
-                            bytes=file.stat().st_size,
-                            made_at=now,
-                        )
-                    )
-            self._blobs.put_file(pack_key(pack), file)
+    def _add_rows(
+        self, connection: Connection, known: _Known, arrivals: Sequence[Arrival], pack: str, now: float
+    ) -> list[Draw]:
+        fresh = known.fresh(arrivals)
+        new = [known.outcome(one, fresh) for one in arrivals if one.draw.id not in known.draws]
+        if fresh:
+            connection.execute(insert(samples), [_sample_row(one, pack, now) for one in fresh.values()])
+            self._packs.keep(connection, pack)
+        if pictures := [_picture_row(one, now) for one in fresh.values() if one.picture is not None]:
+            connection.execute(insert(likenesses), pictures)
+        if new:
+            connection.execute(insert(draws), [_draw_row(one, now) for one in new])
+        return new
+
+    def _pack_of(self, sample: DataSample) -> str:
+        """Asked each time: packs are replaced when some of their images are forgotten."""
+        with self._state.read() as connection:
+            query = select(samples.c.pack).where(samples.c.id == sample.id)
+            pack: str | None = connection.execute(query).scalar()
+        if pack is None:
+            raise NotFound(
+                f"The sample {sample.id} is not stored; it was forgotten, or deleted by retention."
+            )
         return pack
 
-    def _pack_file(self, pack: str) -> Path:
-        """The pack on this machine; packs never change, so a cached one is as good as any."""
-        cached = self._cache / "packs" / pack_file_name(pack)
-        if not cached.exists():
-            try:
-                self._blobs.fetch(pack_key(pack), cached)
-            except NotFound as error:
-                raise NotFound(
-                    f"The pack {pack} with collected images is gone from the blob store."
-                ) from error
-        return cached
 
-    def _work_folder(self) -> Path:
-        self._cache.mkdir(parents=True, exist_ok=True)
-        return self._cache
-
-
-def pack_key(pack: str) -> str:
-    """Blob key of a pack."""
-    return f"packs/{pack_file_name(pack)}"
-
-
-def _known(connection: Connection, digests: Sequence[str]) -> set[str]:
+def _among(connection: Connection, column: Column[str], keys: Sequence[str]) -> set[str]:
+    """Those of the keys that the column has."""
     found: set[str] = set()
-    for start in range(0, len(digests), _ASKED_AT_ONCE):
-        part = digests[start : start + _ASKED_AT_ONCE]
-        found |= set(connection.execute(select(samples.c.id).where(samples.c.id.in_(part))).scalars())
+    for start in range(0, len(keys), _ASKED_AT_ONCE):
+        part = keys[start : start + _ASKED_AT_ONCE]
+        found |= set(connection.execute(select(column).where(column.in_(part))).scalars())
     return found
 
 
-def _outcome(arrival: Arrival, added: Mapping[str, Arrival]) -> Draw:
-    draw, sample = arrival.draw, arrival.sample
-    if sample is None:
-        return draw
-    is_first = sample.id in added and added[sample.id].draw.id == draw.id
-    return replace(draw, outcome="stored" if is_first else "duplicate", sample_id=sample.id)
+def _sample_id(arrival: Arrival) -> str | None:
+    """The sample with its picture: its own, or the stored one it repeats."""
+    return arrival.draw.sample_id if arrival.sample is None else arrival.sample.id
+
+
+def _taken_at(arrival: Arrival) -> float:
+    return arrival.draw.captured_at if arrival.taken_at is None else arrival.taken_at
+
+
+def _images(fresh: Mapping[str, Arrival]) -> dict[str, bytes]:
+    return {one.sample.file_name: one.image for one in fresh.values() if one.sample is not None}
 
 
 def _sample_row(arrival: Arrival, pack: str, now: float) -> dict[str, Any]:
@@ -211,8 +249,3 @@ def _picture_row(arrival: Arrival, now: float) -> dict[str, Any]:
 
 def _draw_row(draw: Draw, now: float) -> dict[str, Any]:
     return {**vars(draw), "audit": int(draw.audit), "stored_at": now}
-
-
-def _keep_pack(connection: Connection, pack: str, *, used: bool) -> None:
-    if used:
-        connection.execute(update(packs).where(packs.c.id == pack).values(state="stored"))

@@ -99,6 +99,7 @@ class SpoolWriter:
         self._memory: mmap.mmap | None = None
         self._full_until = 0.0
         self._has_images = False
+        self._offset = self._end = self._used = 0
         self._forget()
         _writers.add(self)
 

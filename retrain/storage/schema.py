@@ -41,6 +41,7 @@ samples = Table(
     Column("metadata", JSON, nullable=False),
     Column("cycle_id", String(200), nullable=True, comment="the cycle that selected it; null while waiting"),
     Index("samples_waiting", "model", "cycle_id"),
+    Index("samples_by_pack", "pack"),
 )
 
 draws = Table(
@@ -60,7 +61,7 @@ draws = Table(
     Column(
         "audit", Integer, nullable=False, comment="1: drawn by the audit arm, whatever the strategy wanted"
     ),
-    # stored | duplicate | near-duplicate | rejected
+    # stored | duplicate | near-duplicate | rejected; once its picture was deleted: forgotten | expired
     Column("outcome", String(20), nullable=False),
     Column("detail", String(500), nullable=False, comment="why it was rejected; empty otherwise"),
     Column("sample_id", String(64), nullable=True, comment="the sample that holds its picture"),
@@ -85,12 +86,25 @@ packs = Table(
     "packs",
     metadata,
     Column("id", String(64), primary_key=True, comment="content digest of the pack"),
-    Column("owner", String(300), nullable=False, comment="the spool it was made from"),
-    # arriving: perhaps not whole yet, referred to by no sample | stored
+    Column(
+        "owner", String(300), nullable=False, comment="the spool it was made from, or who is to delete it"
+    ),
+    # arriving: perhaps not whole yet, referred to by no sample | stored | leaving: being deleted
     Column("state", String(20), nullable=False),
     Column("images", Integer, nullable=False),
     Column("bytes", BigInteger, nullable=False),
     Column("made_at", Float, nullable=False),
+)
+
+tombstones = Table(
+    "tombstones",
+    metadata,
+    # sample: never stored again | camera, model: nothing handed over until then is stored |
+    # expired: a sample that a cycle had selected and retention deleted; it may come again
+    Column("kind", String(10), primary_key=True),
+    Column("key", String(200), primary_key=True, comment="sample id, or name of the camera or model"),
+    Column("buried_at", Float, nullable=False),
+    Column("reason", String(300), nullable=False),
 )
 
 annotations = Table(

@@ -7,13 +7,13 @@ clock or a neural network, the probe stands at that border and looks at what is 
 import hashlib
 import itertools
 import json
+import mmap
 import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +27,6 @@ from deployments.stack import Stack
 from flows.demo import _serve_until_crossing
 from retrain.boxes import Annotations, Detections
 from retrain.config import RetrainConfig
-from retrain.data_collection.spool import SpoolWriter
 from retrain.data_collection.triggers import record_crossing, select_samples
 from retrain.dataset.splitter import DatasetSplitter
 from retrain.errors import PostConditionFailed, RetrainError
@@ -47,8 +46,7 @@ from tasks.resources import PRODUCTION_START, Resources
 from tasks.serving import promote, register_release
 from tasks.simulation import heldout_frames, make_first_version
 from tasks.training import train
-
-Probe = Callable[[Resources, pytest.MonkeyPatch], Any]
+from tests.unit.collection_probes import COLLECTION_CASES, Case, Probe
 
 SMALL = {
     "training.image_size": 160,
@@ -131,11 +129,20 @@ def collected(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
 
 def spooled(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
     """How the hand-over to disk went: files begun, syncs, waits for room, and what came through."""
-    syncs, waits, begun = [], [], []
-    patch.setattr("os.fdatasync", syncs.append)
+    begun: list[int] = []
+    syncs: list[int] = []
+    waits: list[float] = []
+
+    class Memory(mmap.mmap):
+        def __init__(self, _descriptor: int, size: int) -> None:
+            begun.append(size)
+
+        def flush(self, *where: int) -> None:
+            syncs.append(1)
+            super().flush(*where)
+
+    patch.setattr("retrain.data_collection.spool.mmap.mmap", Memory)
     patch.setattr("retrain.data_collection.spool.time.sleep", waits.append)
-    original = SpoolWriter._begin_segment
-    patch.setattr(SpoolWriter, "_begin_segment", lambda self: (begun.append(1), original(self)))
     with production(resources, patch):
         return len(begun), len(syncs), len(waits) > 0, stored_samples(resources)
 
@@ -426,18 +433,6 @@ def patience_of_the_demo(resources: Resources, patch: pytest.MonkeyPatch) -> Any
     return len(running.observations)
 
 
-@dataclass(frozen=True)
-class Case:
-    """Another value than the default, what shows the difference, and what else is set to be able to see it."""
-
-    other: Any
-    probe: Probe
-    both: Mapping[str, Any] = field(default_factory=dict)
-    """Set on both sides."""
-    beside: Mapping[str, Any] = field(default_factory=dict)
-    """Set with the other value, where one key cannot change alone."""
-
-
 SIMULATED = {"annotation.reviewer": "simulated", "data_collection.strategy": "all"}
 """Every frame is collected, and a person looks at those the model is unsure of."""
 
@@ -519,6 +514,7 @@ CASES: dict[str, Case] = {
     "simulation.annotator_miss_rate": Case(1.0, labels, SIMULATED),
     "simulation.annotator_confusion_rate": Case(1.0, labels, SIMULATED),
     "simulation.annotator_jitter_px": Case(3.0, labels, SIMULATED),
+    **COLLECTION_CASES,
 }
 
 
