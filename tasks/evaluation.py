@@ -14,6 +14,7 @@ from retrain.dataset.version import DatasetItem, DatasetVersion
 from retrain.evaluation.comparator import Comparison, compare
 from retrain.evaluation.evaluator import Evaluation, EvaluationItem, evaluate
 from retrain.evaluation.gate import GateRules, decide
+from retrain.evaluation.matching import ImageMatch
 from tasks.annotation import decode
 from tasks.cycle import CycleWork
 from tasks.resources import Resources
@@ -53,7 +54,8 @@ def evaluate_models(
             if ids  # the gate calls a missing slice what it is: nothing to judge by
         }
         _show(comparisons)
-        _show_example([item for item in items if item.image_id in slices[NEW]][:1], folders)
+        told_apart = _most_different(results, slices[NEW])
+        _show_example([item for item in items if item.image_id == told_apart], folders)
         return {name: comparison.to_json() for name, comparison in comparisons.items()}
 
     inputs = {"version": version["name"], "champion": plan["champion"], "job": training["job_id"]}
@@ -123,6 +125,21 @@ def _test_items(resources: Resources, name: str) -> list[EvaluationItem]:
 def _judged(version: DatasetVersion) -> list[DatasetItem]:
     # A label that the champion made would be marked right by the champion.
     return [item for item in version.items if item.split == "test" and item.source != "auto"]
+
+
+def _most_different(results: Mapping[str, Evaluation], ids: list[str]) -> str | None:
+    """The image on which the challenger finds most that the champion does not; None without images."""
+    if not ids:
+        return None
+    found = {
+        who: dict(zip(one.image_ids, map(_found, one.matches), strict=True)) for who, one in results.items()
+    }
+    return max(ids, key=lambda image: found["challenger"][image] - found["champion"][image])
+
+
+def _found(match: ImageMatch) -> int:
+    """Objects found at IoU 0.5 by the boxes that are drawn."""
+    return int(match.hits[match.scores >= _DRAWN, 0].sum())
 
 
 def _show_example(items: list[EvaluationItem], folders: Mapping[str, Any]) -> None:
