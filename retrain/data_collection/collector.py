@@ -167,9 +167,9 @@ class DataCollectionService:
     def close(self) -> None:
         """Store what waits in the spool; what cannot be stored now stays there and is said in the log."""
         self._spool.close()
-        self._publish()
         if self._background is not None:
             self._background.close()
+        self._publish()
         if self._owns_state:
             self._state.close()
 

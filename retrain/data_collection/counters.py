@@ -86,7 +86,7 @@ class OutcomeCounters:
     def publish(self, folder: Path) -> None:
         """Write them where `read_all` finds them; a kill loses only what was counted since the last time."""
         target = folder / (self._name + SUFFIX)
-        partial = folder / f".{self._name}.partial"
+        partial = folder / f".{self._name}.{threading.get_ident()}.partial"
         partial.write_bytes(msgspec.json.encode(self.read()))
         partial.replace(target)
 

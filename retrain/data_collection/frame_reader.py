@@ -28,7 +28,7 @@ class FrameReader:
     def confidence(self, given: float | None, prediction: Any) -> float | None:
         """The confidence that was given, checked, or that of the prediction; None when it has no box."""
         if given is None:
-            return scores_confidence(self._seen(prediction).scores, self._rule)
+            given = scores_confidence(self._seen(prediction).scores, self._rule)
         return checked_confidence(given)
 
     def frame(
@@ -38,7 +38,7 @@ class FrameReader:
         return Frame(
             confidence,
             *self._seen(prediction),
-            camera=details.get("camera_id", "unknown"),
+            camera=str(details.get("camera_id", "unknown")),
             captured_at=details.get("captured_at") or self._clock(),
             width=details.get("width", 0),
             height=details.get("height", 0),

@@ -20,6 +20,7 @@ import time
 import weakref
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -37,6 +38,7 @@ WhenFull = Literal["drop_new", "drop_oldest", "block"]
 _HARD_LINK_REFUSED = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES}
 _BLOCKED_PAUSE_S = 0.01
 _LOOK_AGAIN_S = 0.1
+_NAMED_WITHIN_S = 600
 
 
 @dataclass(frozen=True)
@@ -183,21 +185,24 @@ class SpoolWriter:
         self._end_segment()
         size = max(self.limits.segment_bytes, needed)
         self._make_room(size)
+        self._remove_leftovers()
         # Names sort by age, whoever writes them.
         stem = f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}"
-        path = self.folder / (stem + SEGMENT)
+        arriving = self.folder / f".{stem}.arriving"
         descriptor = -1
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+            descriptor = os.open(arriving, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
             # Readers see by this lock whether more may come; the kernel frees it when the process dies.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Reserved now: memory that has no disk behind it would end the process when it is written to.
             os.posix_fallocate(descriptor, 0, size)
             self._memory = mmap.mmap(descriptor, size)
+            # Named last: a reader that met it unlocked would take it for finished, and remove it.
+            arriving.rename(self.folder / (stem + SEGMENT))
         except OSError as error:
             if descriptor >= 0:
                 os.close(descriptor)
-                path.unlink(missing_ok=True)
+                arriving.unlink(missing_ok=True)
             if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
                 raise SpoolFull(f"No space left in {self.folder}; the frame was not taken.") from error
             raise Unavailable(f"Cannot write to the spool {self.folder}: {error.strerror}.") from error
@@ -205,6 +210,14 @@ class SpoolWriter:
         self._images, self._has_images = str(self.folder / (stem + IMAGES)), False
         self._offset, self._end = 0, size
         self._used += size
+
+    def _remove_leftovers(self) -> None:
+        """Files that a killed writer reserved and did not live to name."""
+        for path in self.folder.glob(".*.arriving"):
+            with suppress(FileNotFoundError):
+                # Naming takes milliseconds: what is older has nobody.
+                if path.stat().st_mtime < time.time() - _NAMED_WITHIN_S:
+                    path.unlink()
 
     def _end_segment(self) -> None:
         if self._memory is not None:

@@ -84,6 +84,8 @@ def only_one(folder: Path, *, wait: bool) -> Iterator[bool]:
     else:
         yield True
     finally:
+        # Closing alone leaves it locked while a child that was forked meanwhile lives.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 

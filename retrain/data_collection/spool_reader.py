@@ -85,6 +85,8 @@ class SpoolSegment:
 
     def unlock(self) -> None:
         if self._locked is not None:
+            # Closing alone leaves it locked while a child that was forked meanwhile lives.
+            fcntl.flock(self._locked, fcntl.LOCK_UN)
             os.close(self._locked)
             self._locked = None
             if not self.path.exists():
@@ -101,6 +103,7 @@ class SpoolSegment:
         except BlockingIOError:
             return False
         finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
         return True
 

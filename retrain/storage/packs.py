@@ -2,6 +2,7 @@
 
 import secrets
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -61,7 +62,8 @@ def read_pack(path: Path, names: Iterable[str]) -> Iterator[bytes]:
                 yield _checked(archive.read(name), name, path)
     except FileNotFoundError as e:
         raise NotFound(f"Pack {path} is not on this machine. Pull the dataset from its remote first.") from e
-    except (zipfile.BadZipFile, KeyError, EOFError) as e:
+    # Zip reads damage as what it cannot do: as encryption, another method, a place before the file.
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError, OSError) as e:
         raise BadInput(f"Pack {path} is damaged: {e}.") from e
 
 

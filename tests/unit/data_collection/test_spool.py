@@ -282,3 +282,28 @@ def test_the_lock_of_a_segment_goes_with_its_writer(tmp_path):
 def test_limits_that_make_no_sense_are_refused(values, said):
     with pytest.raises(ConfigError, match=said):
         SpoolLimits(**values)
+
+
+def test_a_segment_can_be_seen_only_once_it_is_locked(tmp_path, monkeypatch):
+    seen = []
+    lock = fcntl.flock
+
+    def watched(descriptor, operation):
+        seen.append([segment.path for segment in segments(tmp_path)])
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", watched)
+    SpoolWriter(tmp_path).append(b"first")
+
+    assert seen == [[]]
+    assert not segments(tmp_path)[0].is_finished()
+
+
+def test_what_a_killed_writer_reserved_is_given_back(tmp_path):
+    for name in ("old", "new"):
+        (tmp_path / f".{name}.arriving").write_bytes(bytes(1000))
+    os.utime(tmp_path / ".old.arriving", (1, 1))
+
+    SpoolWriter(tmp_path).append(b"first")
+
+    assert [path.name for path in tmp_path.glob(".*.arriving")] == [".new.arriving"]
