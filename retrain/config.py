@@ -115,7 +115,7 @@ class StrategySettings(Section):
     match_iou: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Overlap from which two predictions mean the same object, in `flip_disagreement` and `shadow_disagreement`."""
     score_floor: Fraction = 0.25
-    """Boxes scoring less are not seen by the strategies that look at boxes."""
+    """Boxes scoring less count neither as found nor as missed, in the two above and `track_gap`."""
     track_frames: Annotated[int, Field(ge=2)] = 3
     """Frames an object must have been seen in before its absence counts as a gap, for `track_gap`."""
     track_iou: Annotated[float, Field(gt=0, le=1)] = 0.3
@@ -140,7 +140,7 @@ class Trigger(Section):
     min_interval_s: Annotated[float, Field(ge=0)] = 0.0
     """No crossing this long after the last."""
     freeze: tuple[str, ...] = ()
-    """Windows without a crossing: "Fri 18:00 - Mon 06:00", or two ISO times with " - " between."""
+    """Windows without a crossing: "Fri 18:00 - Mon 06:00", or two ISO times with "/" between."""
     timezone: str = "UTC"
     """IANA zone of `freeze`."""
 
@@ -178,6 +178,8 @@ class DataCollection(Section):
     """What single strategies go by."""
     near_duplicates: NearDuplicates = NearDuplicates()
     """When a picture repeats a stored one and is left out."""
+    redis_url: str | None = None
+    """Redis between collecting hosts and `retrain collect drain`; unset: frames are stored from here."""
     retrain_threshold: Positive = 500
     """Stored, not yet used samples that start a retraining cycle."""
     trigger: Trigger = Trigger()
@@ -329,7 +331,7 @@ class RetrainConfig(Section):
     @property
     def digest(self) -> str:
         """Hash of everything that can change a cycle's result; ports, waiting times and addresses cannot."""
-        collection = {"trigger", "flush_s", "spool"}
+        collection = {"trigger", "flush_s", "spool", "redis_url"}
         relevant = self.model_dump(
             mode="json",
             exclude={

@@ -95,6 +95,8 @@ class Production:
                 "recording": frame.recording,
                 "captured_at": frame.captured_at,
                 "frame_index": frame.index,
+                "width": frame.image.shape[1],
+                "height": frame.image.shape[0],
             }
             image, boxes = encode(frame.image), answer.detections
             decision = self.collector.collect(

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from retrain.annotation.review import AnnotationStore, Reviewer
 from retrain.config import RetrainConfig, load_config
 from retrain.data_collection.collector import DataCollectionService
+from retrain.data_collection.likeness import LikenessIndex
 from retrain.data_collection.near_duplicates import NearDuplicateRule
-from retrain.data_collection.quota import local_quota
-from retrain.data_collection.sample_store import SampleStore
+from retrain.data_collection.quota import Quota, local_quota
+from retrain.data_collection.sample_store import SampleStore, owner_of
 from retrain.data_collection.spool import SpoolLimits
 from retrain.environment import prepare, writable
 from retrain.errors import ConfigError
@@ -21,6 +22,7 @@ from retrain.storage.leases import LeaseManager
 from retrain.storage.state import StateStore, open_state
 
 if TYPE_CHECKING:
+    from retrain.data_collection.stream_drainer import StreamDrainer
     from retrain.dataset.manager import DatasetManager
     from retrain.mlflow_integration.ledger import Ledger
     from retrain.mlflow_integration.registry import ModelRegistry
@@ -59,14 +61,13 @@ class Resources:
 
     @cached_property
     def samples(self) -> SampleStore:
-        return SampleStore(self.state, self.sample_blobs, self.home / "cache", owner=str(self.spool))
+        return SampleStore(self.state, self.sample_blobs, self.home / "cache", owner=owner_of(self.spool))
 
     def collection_service(
         self, *, seed: int | None = None, background: bool = True
     ) -> DataCollectionService:
         """The collector that production on this machine hands its frames to."""
         collection, near = self.config.data_collection, self.config.data_collection.near_duplicates
-        quota = collection.quota
         return DataCollectionService(
             self.home,
             collection.strategy,
@@ -74,12 +75,9 @@ class Resources:
             collection.sample_rate,
             audit_rate=collection.audit_rate,
             settings=strategy_settings(self.config),
-            quota=local_quota({"minute": quota.per_minute, "hour": quota.per_hour, "day": quota.per_day}),
-            near_duplicates=NearDuplicateRule(
-                near.max_distance, near.max_difference, near.mirrored, near.max_candidates
-            )
-            if near.enabled
-            else None,
+            redis_url=collection.redis_url,
+            quota=self._quota(),
+            near_duplicates=self._near_duplicate_rule(),
             likeness_scope=near.scope,
             likeness_capacity=near.capacity,
             blobs=self.sample_blobs,
@@ -92,6 +90,46 @@ class Resources:
             flush_s=collection.flush_s,
             seed=seed,
         )
+
+    def stream_drainer(self, name: str = "0") -> "StreamDrainer | None":
+        """What stores the frames that collecting hosts sent to Redis; None when none is configured.
+
+        Args:
+            name: of one of several on this host.
+        """
+        collection = self.config.data_collection
+        if collection.redis_url is None:
+            return None
+        from retrain.data_collection.redis_connection import RedisConnection
+        from retrain.data_collection.redis_stream import RedisStream
+        from retrain.data_collection.stream_drainer import StreamDrainer
+
+        folder, near = self.home / "central" / name, collection.near_duplicates
+        rule = self._near_duplicate_rule()
+        return StreamDrainer(
+            RedisStream(RedisConnection(collection.redis_url)),
+            SampleStore(self.state, self.sample_blobs, folder / "cache", owner=owner_of(folder)),
+            folder,
+            classes=self.config.model.classes,
+            likeness=LikenessIndex(self.state, rule, near.scope, near.capacity) if rule else None,
+            flush_s=collection.flush_s,
+        )
+
+    def _near_duplicate_rule(self) -> NearDuplicateRule | None:
+        near = self.config.data_collection.near_duplicates
+        rule = (near.max_distance, near.max_difference, near.mirrored, near.max_candidates)
+        return NearDuplicateRule(*rule) if near.enabled else None
+
+    def _quota(self) -> Quota | None:
+        collection, quota = self.config.data_collection, self.config.data_collection.quota
+        limits = {"minute": quota.per_minute, "hour": quota.per_hour, "day": quota.per_day}
+        given = {period: limit for period, limit in limits.items() if limit is not None}
+        if collection.redis_url is None or not given:
+            return local_quota(limits)
+        from retrain.data_collection.redis_connection import RedisConnection
+        from retrain.data_collection.redis_quota import RedisQuota
+
+        return RedisQuota(RedisConnection(collection.redis_url, timeout_s=2.0), given)
 
     @property
     def spool(self) -> Path:

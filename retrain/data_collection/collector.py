@@ -8,12 +8,12 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrain.data_collection.background import BackgroundDrainer
+from retrain.data_collection.background import BackgroundDrainer, SpoolDrainer
 from retrain.data_collection.balance import ClassCounts
 from retrain.data_collection.checks import check_fraction
 from retrain.data_collection.counters import Counts, OutcomeCounters
@@ -32,12 +32,15 @@ from retrain.data_collection.offer import (
 )
 from retrain.data_collection.quota import Quota
 from retrain.data_collection.redaction import Redact, redacted
-from retrain.data_collection.sample_store import SampleStore
+from retrain.data_collection.sample_store import SampleStore, owner_of
 from retrain.data_collection.spool import SpoolLimits, SpoolWriter
 from retrain.data_collection.strategies import CollectionStrategy, make_strategy
 from retrain.errors import BadInput, StorageFull
 from retrain.storage.blobs import BlobStore, LocalBlobs, open_blobs
 from retrain.storage.state import StateStore, open_state
+
+if TYPE_CHECKING:
+    from retrain.data_collection.stream_forwarder import StreamForwarder
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +76,7 @@ class DataCollectionService:
         collection_strategy: CollectionStrategy = "uncertainty",
         confidence_threshold: float = 0.7,
         sample_rate: float = 0.1,
+        redis_url: str | None = None,
         s3_bucket: str | None = None,
         *,
         audit_rate: float = 0.01,
@@ -99,6 +103,8 @@ class DataCollectionService:
 
         Args:
             storage_path: folder of spool, images and index; `s3_bucket`, `blobs` and `state` replace the last two.
+            redis_url: of the Redis that frames are sent to from the spool, for `retrain collect drain` to store; then
+                `flush` and `close` mean sent, not stored.
             audit_rate: share of all frames that is kept whatever the strategy says; what unbiased estimates rest on.
             settings: further settings of the strategy, see `make_strategy`.
             near_duplicates: when a picture repeats a stored one and is left out; None keeps all but equal bytes.
@@ -140,19 +146,22 @@ class DataCollectionService:
         self._spool = SpoolWriter(folder / "spool", limits, on_dropped=self._dropped)
         self._decisions: dict[tuple[bool, str, float], Decision] = {}
         self._warned: set[str] = set()
-        self._owns_state = state is None
-        self._state = state or open_state(f"sqlite:///{folder / 'index.sqlite'}")
-        if blobs is None:
-            blobs = open_blobs(f"s3://{s3_bucket}") if s3_bucket else LocalBlobs(folder / "blobs")
-        store = SampleStore(self._state, blobs, folder / "cache", owner=str(self._spool.folder))
-        likeness = (
-            LikenessIndex(self._state, near_duplicates, likeness_scope, likeness_capacity)
-            if near_duplicates
-            else None
-        )
-        self.drainer = Drainer(
-            self._spool.folder, store, classes=classes, likeness=likeness, flush_s=flush_s, clock=clock
-        )
+        self._own_state: StateStore | None = None
+        self.drainer: SpoolDrainer
+        if redis_url is not None:
+            self.drainer = _forwarder(self._spool.folder, redis_url, flush_s, clock)
+        else:
+            if state is None:
+                state = self._own_state = open_state(f"sqlite:///{folder / 'index.sqlite'}")
+            if blobs is None:
+                blobs = open_blobs(f"s3://{s3_bucket}") if s3_bucket else LocalBlobs(folder / "blobs")
+            likeness = None
+            if near_duplicates is not None:
+                likeness = LikenessIndex(state, near_duplicates, likeness_scope, likeness_capacity)
+            store = SampleStore(state, blobs, folder / "cache", owner=owner_of(self._spool.folder))
+            self.drainer = Drainer(
+                self._spool.folder, store, classes=classes, likeness=likeness, flush_s=flush_s, clock=clock
+            )
         self._background = BackgroundDrainer(self.drainer, self._publish) if background else None
         _services.add(self)
 
@@ -170,8 +179,8 @@ class DataCollectionService:
         if self._background is not None:
             self._background.close()
         self._publish()
-        if self._owns_state:
-            self._state.close()
+        if self._own_state is not None:
+            self._own_state.close()
 
     def flush(self) -> None:
         """Return when everything taken so far is stored.
@@ -332,6 +341,15 @@ class DataCollectionService:
 
     def _publish(self) -> None:
         self._counters.publish(self._spool.folder)
+
+
+def _forwarder(spool: Path, redis_url: str, flush_s: float, clock: Callable[[], float]) -> "StreamForwarder":
+    from retrain.data_collection.redis_connection import RedisConnection
+    from retrain.data_collection.redis_stream import RedisStream
+    from retrain.data_collection.stream_forwarder import StreamForwarder
+
+    stream = RedisStream(RedisConnection(redis_url))
+    return StreamForwarder(spool, stream, flush_s=flush_s, clock=clock)
 
 
 def _details(metadata: Mapping[str, Any] | None) -> dict[str, Any]:

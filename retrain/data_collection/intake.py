@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 
 from retrain.boxes import Detections
 from retrain.data_collection.likeness import LikenessIndex
+from retrain.data_collection.near_duplicates import Match
 from retrain.data_collection.offer import Offer, decode_offer
-from retrain.data_collection.perceptual_hash import perceptual_hash
+from retrain.data_collection.perceptual_hash import PerceptualHash, perceptual_hash
 from retrain.data_collection.prediction import inside, read_prediction
 from retrain.data_collection.sample import DataSample
 from retrain.data_collection.sample_store import Arrival, Draw, SampleStore
@@ -99,11 +100,13 @@ class Intake:
                 offer, draw, image, inside(detections, image.width, image.height, len(self._classes))
             )
         except BadInput as error:
-            return Arrival(replace(draw, outcome="rejected", detail=str(error)[:500]))
+            rejected = replace(draw, outcome="rejected", detail=str(error)[:500])
+            return Arrival(rejected, taken_at=offer.taken_at)
         if isinstance(image, StoredImage):
-            return Arrival(replace(draw, outcome="duplicate", sample_id=image.digest))
+            duplicate = replace(draw, outcome="duplicate", sample_id=image.digest)
+            return Arrival(duplicate, taken_at=offer.taken_at)
         picture = None if self._likeness is None else perceptual_hash(image.thumbnail)
-        return Arrival(draw, sample, image.data, picture)
+        return Arrival(draw, sample, image.data, picture, offer.taken_at)
 
     def store(self, arrivals: Sequence[Arrival], report: DrainReport) -> list[DataSample]:
         """Store them and count what became of each draw that is new.
@@ -116,25 +119,41 @@ class Intake:
         """
         # A record may come twice where it is handed on over a network.
         once = {arrival.draw.id: arrival for arrival in arrivals}
-        kept = [self._unless_repeated(arrival) for arrival in once.values()]
+        arriving: set[str] = set()
+        kept = [self._unless_repeated(arrival, arriving) for arrival in once.values()]
         for draw in self._store.add(kept, self._clock()):
             report.outcomes[draw.outcome] += 1
             if draw.outcome == "rejected":
                 logger.warning("A taken frame of %s was rejected: %s", draw.camera, draw.detail)
         return [arrival.sample for arrival in kept if arrival.sample is not None]
 
-    def _unless_repeated(self, arrival: Arrival) -> Arrival:
-        """The draw alone where the picture repeats a stored one. What the audit arm drew is never left out."""
+    def _unless_repeated(self, arrival: Arrival, arriving: set[str]) -> Arrival:
+        """The draw alone where the picture repeats a stored one. What the audit arm drew is never left out.
+
+        Args:
+            arriving: samples that are stored together with it; grows.
+        """
         sample, picture, draw = arrival.sample, arrival.picture, arrival.draw
         if self._likeness is None or sample is None or picture is None:
             return arrival
         if not draw.audit:
-            match = self._likeness.find(sample.model, picture, sample.camera)
+            match = self._match(sample, picture, arriving)
             # A drain that failed half-way meets its own pictures again.
             if match is not None and match.id != sample.id:
-                return Arrival(replace(draw, outcome="near-duplicate", sample_id=match.id))
+                near = replace(draw, outcome="near-duplicate", sample_id=match.id)
+                return Arrival(near, taken_at=arrival.taken_at)
         self._likeness.add(sample.model, sample.id, picture, sample.camera)
+        arriving.add(sample.id)
         return arrival
+
+    def _match(self, sample: DataSample, picture: PerceptualHash, arriving: set[str]) -> Match | None:
+        """The sample it repeats, which is stored or is about to be: what was deleted or never came is forgotten."""
+        assert self._likeness is not None
+        while (match := self._likeness.find(sample.model, picture, sample.camera)) is not None:
+            if match.id in arriving or match.id == sample.id or self._store.known([match.id]):
+                return match
+            self._likeness.forget(sample.model, match.id)
+        return None
 
 
 def whole_image(data: bytes) -> EncodedImage:

@@ -31,7 +31,7 @@ class LikenessIndex:
         self._state, self._capacity = state, capacity
         self._options: Mapping[str, Any] = {"rule": rule, "scope": scope, "capacity": capacity}
         self._of_model: dict[str, NearDuplicates] = {}
-        self._read_until: dict[str, float] = {}
+        self._read_until: dict[str, int] = {}
 
     def refresh(self) -> None:
         """Take in what other processes have stored since."""
@@ -49,22 +49,26 @@ class LikenessIndex:
         if sample not in self._index(model):
             self._index(model).add(sample, picture, camera)
 
+    def forget(self, model: str, sample: str) -> None:
+        """Compare nothing with it any more: it is not stored, or not stored any longer."""
+        self._index(model).remove(sample)
+
     def _index(self, model: str) -> NearDuplicates:
         if model not in self._of_model:
             self._of_model[model] = NearDuplicates.from_rows(self._rows(model), **self._options)
         return self._of_model[model]
 
     def _rows(self, model: str) -> Sequence[tuple[str, str, bytes]]:
-        since = self._read_until.get(model, 0.0)
-        columns = (likenesses.c.sample_id, likenesses.c.camera, likenesses.c.picture, likenesses.c.stored_at)
+        since = self._read_until.get(model, -1)
+        columns = (likenesses.c.seq, likenesses.c.sample_id, likenesses.c.camera, likenesses.c.picture)
         query = (
             select(*columns)
-            .where(likenesses.c.model == model, likenesses.c.stored_at >= since)
-            .order_by(likenesses.c.stored_at.desc())
+            .where(likenesses.c.model == model, likenesses.c.seq > since)
+            .order_by(likenesses.c.seq.desc())
             .limit(self._capacity)
         )
         with self._state.read() as connection:
             rows = connection.execute(query).all()[::-1]
         if rows:
-            self._read_until[model] = rows[-1].stored_at
+            self._read_until[model] = rows[-1].seq
         return [(row.sample_id, row.camera, row.picture) for row in rows]

@@ -1,5 +1,6 @@
 """How many frames a strategy may take per camera and minute, hour or day."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
@@ -8,7 +9,6 @@ from retrain.errors import ConfigError
 
 Period = Literal["minute", "hour", "day"]
 PERIOD_S: Mapping[str, int] = {"minute": 60, "hour": 3600, "day": 86_400}
-_CAMERAS = 10_000
 
 
 class Quota(Protocol):
@@ -56,21 +56,23 @@ class LocalQuota:
             ConfigError: an unknown period or a limit below 1.
         """
         self._limits = [(PERIOD_S[period], limit) for period, limit in checked_limits(limits).items()]
-        self._taken: dict[tuple[str, int], tuple[int, int]] = {}
+        # Length of a window -> its number, and frames by camera in it; memory is bounded by the cameras of a window.
+        self._taken: dict[int, tuple[int, Counter[str]]] = {
+            length: (0, Counter()) for length, _ in self._limits
+        }
         self._lock = ForkSafeLock()
 
     def room(self, camera: str, now: float) -> bool:
         for length, limit in self._limits:
-            window, taken = self._taken.get((camera, length), (0, 0))
-            if window == now // length and taken >= limit:
+            window, taken = self._taken[length]
+            if window == now // length and taken[camera] >= limit:
                 return False
         return True
 
     def take(self, camera: str, now: float) -> None:
         with self._lock:
-            if len(self._taken) > _CAMERAS * len(self._limits):
-                self._taken = {key: value for key, value in self._taken.items() if value[0] == now // key[1]}
             for length, _ in self._limits:
-                window, taken = self._taken.get((camera, length), (0, 0))
                 current = int(now // length)
-                self._taken[camera, length] = (current, taken + 1 if window == current else 1)
+                if self._taken[length][0] != current:
+                    self._taken[length] = (current, Counter())
+                self._taken[length][1][camera] += 1

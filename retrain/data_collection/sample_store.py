@@ -1,5 +1,6 @@
 """Where samples live: images in packs, rows in the index; together or not at all."""
 
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,6 @@ from retrain.data_collection.sample_packs import SamplePacks
 from retrain.data_collection.tombstones import Tombstones, read_tombstones
 from retrain.errors import BadInput, NotFound, Unavailable
 from retrain.storage.blobs import BlobStore
-from retrain.storage.packs import read_pack
 from retrain.storage.schema import draws, likenesses, samples
 from retrain.storage.state import StateStore
 
@@ -112,6 +112,11 @@ class _Known:
         return draw
 
 
+def owner_of(folder: Path) -> str:
+    """A name for what adds from this folder on this host."""
+    return f"{socket.gethostname()}:{folder}"[:300]
+
+
 class SampleStore:
     """Adds samples and gives back their images.
 
@@ -164,7 +169,7 @@ class SampleStore:
         pack = self._pack_of(sample)
         while True:
             try:
-                return next(iter(read_pack(self._packs.file(pack), [sample.file_name])))
+                return self._packs.read(pack, [sample.file_name])[0]
             except (NotFound, Unavailable):
                 # Others in the pack may have been forgotten meanwhile: then its images moved to a new one.
                 if (moved := self._pack_of(sample)) == pack:
@@ -188,7 +193,7 @@ class SampleStore:
         if fresh:
             connection.execute(insert(samples), [_sample_row(one, pack, now) for one in fresh.values()])
             self._packs.keep(connection, pack)
-        if pictures := [_picture_row(one, now) for one in fresh.values() if one.picture is not None]:
+        if pictures := [_picture_row(one) for one in fresh.values() if one.picture is not None]:
             connection.execute(insert(likenesses), pictures)
         if new:
             connection.execute(insert(draws), [_draw_row(one, now) for one in new])
@@ -234,7 +239,7 @@ def _sample_row(arrival: Arrival, pack: str, now: float) -> dict[str, Any]:
     return replace(arrival.sample, pack=pack).to_row(now)
 
 
-def _picture_row(arrival: Arrival, now: float) -> dict[str, Any]:
+def _picture_row(arrival: Arrival) -> dict[str, Any]:
     sample, picture = arrival.sample, arrival.picture
     assert sample is not None
     assert picture is not None
@@ -242,7 +247,6 @@ def _picture_row(arrival: Arrival, now: float) -> dict[str, Any]:
         "sample_id": sample.id,
         "model": sample.model,
         "camera": sample.camera,
-        "stored_at": now,
         "picture": picture.to_bytes(),
     }
 

@@ -72,14 +72,15 @@ draws = Table(
 likenesses = Table(
     "likenesses",
     metadata,
-    Column("sample_id", String(64), primary_key=True),
+    # Grows in the order of commits (there is one writer at a time), whatever the clocks of the hosts say.
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("sample_id", String(64), nullable=False, unique=True),
     Column("model", String(200), nullable=False),
     Column("camera", String(200), nullable=False),
-    Column("stored_at", Float, nullable=False),
     Column(
         "picture", LargeBinary, nullable=False, comment="PerceptualHash.to_bytes(), to find near-duplicates"
     ),
-    Index("likenesses_by_time", "model", "stored_at"),
+    Index("likenesses_by_model", "model", "seq"),
 )
 
 packs = Table(

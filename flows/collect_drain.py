@@ -1,0 +1,70 @@
+"""`retrain collect drain`: stores what waits in the spool of this home, once or for as long as it runs."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from rich.console import Console
+
+from retrain.data_collection.background import SpoolDrainer
+from retrain.data_collection.counter_files import fold
+from retrain.data_collection.intake import DrainReport
+from retrain.data_collection.spool_reader import spool_depth
+from retrain.errors import RetrainError
+from tasks.resources import Resources
+
+
+def drain_once(resources: Resources, console: Console) -> None:
+    """Return when everything that was in the spool is stored.
+
+    Raises:
+        RetrainError: the store does not take it; nothing is lost.
+    """
+    report = _pass(_drainer(resources), resources, wait=True)
+    console.print(_said(report))
+    if waiting := spool_depth(resources.spool).records:
+        console.print(f"{waiting} came meanwhile and wait; --follow goes on.")
+
+
+def drain_and_follow(
+    resources: Resources, console: Console, *, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Drain every `data_collection.flush_s` until Ctrl-C; while the store does not answer, frames wait in the spool."""
+    drainer, total, problem = _drainer(resources), Counter[str](), ""
+    console.print(f"Draining {resources.spool} every {drainer.flush_s:g} s until Ctrl-C.", soft_wrap=True)
+    try:
+        while True:
+            try:
+                report = _pass(drainer, resources, wait=False)
+            except RetrainError as error:
+                # Said once, not every few seconds.
+                if str(error) != problem:
+                    console.print(f"Frames wait in the spool, nothing is lost: {error}", soft_wrap=True)
+                problem = str(error)
+            else:
+                problem = ""
+                total += report.outcomes
+                if report.outcomes or report.torn or report.damaged:
+                    console.print(_said(report))
+            sleep(drainer.flush_s)
+    except KeyboardInterrupt:
+        console.print(f"In all: {_said(DrainReport(total))}")
+
+
+def _drainer(resources: Resources) -> SpoolDrainer:
+    return resources.collection_service(background=False).drainer
+
+
+def _pass(drainer: SpoolDrainer, resources: Resources, *, wait: bool) -> DrainReport:
+    report = drainer.drain(wait=wait)
+    fold(resources.spool, time.time())
+    return report
+
+
+def _said(report: DrainReport) -> str:
+    said = [f"{frames} {outcome}" for outcome, frames in sorted(report.outcomes.items())]
+    if report.torn:
+        said.append(f"{report.torn} cut short by a kill, never acknowledged")
+    if report.damaged:
+        said.append(f"{report.damaged} stretches damaged on disk")
+    return ", ".join(said) or "nothing waits"

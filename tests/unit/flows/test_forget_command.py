@@ -1,0 +1,126 @@
+import io
+
+import pytest
+from rich.console import Console
+from sqlalchemy import update
+
+from flows.forget_command import apply_retention, forget
+from retrain.boxes import Annotations
+from retrain.config import RetrainConfig
+from retrain.data_collection.retention import RetentionPolicy
+from retrain.errors import Active, Conflict
+from retrain.storage.digests import content_digest
+from retrain.storage.schema import samples
+from tasks.resources import Resources
+from tests.unit.data_collection.conftest import png_bytes
+from tests.unit.data_collection.erasing import files_with, stored
+from tests.unit.data_collection.stored_rows import finish_cycle, start_cycle
+
+NOW = 4e9
+"""Later than the service's own clock says."""
+
+
+@pytest.fixture
+def resources(tmp_path):
+    config = {"model": {"name": "m"}, "data_collection": {"strategy": "all"}}
+    made = Resources(RetrainConfig.model_validate(config), tmp_path)
+    yield made
+    made.state.close()
+
+
+def collect(resources, *numbers, camera="gate", drain=True):
+    with resources.collection_service(background=False) as service:
+        for number in numbers:
+            service.collect(image=png_bytes(number), confidence=0.5, metadata={"camera_id": camera})
+        if drain:
+            service.flush()
+    return [content_digest(png_bytes(number)) for number in numbers]
+
+
+def said(work, resources, *arguments, **more):
+    """What the command prints, in one line."""
+    file = io.StringIO()
+    work(resources, Console(file=file, width=500), *arguments, **more)
+    return " ".join(file.getvalue().split())
+
+
+def add_version(resources, name, *numbers):
+    draft = resources.datasets.create_version(name, classes=["dent"])
+    labels = [Annotations.of([[1, 1, 5, 5]], [0])] * len(numbers)
+    resources.datasets.add_images(draft, [png_bytes(number) for number in numbers], labels)
+    resources.datasets.commit_version(name)
+
+
+def test_forgetting_a_sample_names_the_cycle_and_the_dataset_version_that_keep_knowing_it(resources):
+    one, _ = collect(resources, 1, 2)
+    start_cycle(resources.state, "7")
+    with resources.state.write() as connection:
+        connection.execute(update(samples).where(samples.c.id == one).values(cycle_id="cycle-7"))
+    finish_cycle(resources.state, "7")
+    add_version(resources, "v1.0.0", 1, 3)
+
+    printed = said(forget, resources, NOW, [one])
+
+    assert "1 samples forgotten, 0 records in the spool refused; 1 packs replaced" in printed
+    assert f"cycle-7 selected 1 of them: {one[:12]}" in printed
+    assert f"dataset version v1.0.0 still contains 1 of them: {one[:12]}" in printed
+    assert "models trained on them have learnt from these pictures" in printed
+    assert files_with(resources.home / "blobs", png_bytes(1)) == []
+
+
+def test_forgetting_a_camera_reaches_what_waits_in_the_spool(resources, tmp_path):
+    collect(resources, 1, camera="gate")
+    collect(resources, 2, camera="gate", drain=False)
+    kept = collect(resources, 3, camera="yard", drain=False)
+
+    printed = said(forget, resources, NOW, cameras=["gate"], reason="asked by letter")
+
+    assert "1 samples forgotten, 1 records in the spool refused" in printed
+    assert "dataset version" not in printed
+    assert list(stored(resources.state)) == kept
+    assert files_with(tmp_path, png_bytes(1)) == files_with(tmp_path, png_bytes(2)) == []
+
+
+def test_a_dry_run_only_says_what_would_go(resources):
+    ids = collect(resources, 1, 2)
+
+    printed = said(forget, resources, NOW, cameras=["gate"], dry_run=True)
+
+    assert printed == "2 stored samples would be forgotten"
+    assert stored(resources.state).keys() == set(ids)
+
+
+def test_samples_of_a_running_cycle_are_not_forgotten(resources):
+    [one] = collect(resources, 1)
+    start_cycle(resources.state, "7")
+    with resources.state.write() as connection:
+        connection.execute(update(samples).values(cycle_id="cycle-7"))
+
+    with pytest.raises(Conflict, match="cycle-7"):
+        said(forget, resources, NOW, [one])
+
+    assert list(stored(resources.state)) == [one]
+
+
+def test_two_deletions_at_once_are_refused(resources):
+    [one] = collect(resources, 1)
+
+    with resources.leases.acquire("collection-deletion", 60.0), pytest.raises(Active):
+        said(forget, resources, NOW, [one])
+
+    assert list(stored(resources.state)) == [one]
+
+
+def test_retention_says_what_went_and_what_is_left(resources):
+    collect(resources, 1, 2)
+    [used] = collect(resources, 3)
+    start_cycle(resources.state, "7")
+    with resources.state.write() as connection:
+        connection.execute(update(samples).where(samples.c.id == used).values(cycle_id="cycle-7"))
+
+    printed = said(apply_retention, resources, RetentionPolicy(max_bytes=0), NOW)
+
+    size = (resources.home / "blobs" / "packs" / f"{stored(resources.state)[used].pack}.zip").stat().st_size
+    assert printed.startswith("2 samples deleted, 1 packs replaced or deleted, ")
+    assert f" before, {size} now" in printed
+    assert f"{size} bytes too many are left: a running cycle uses them" in printed
