@@ -23,9 +23,9 @@ class RunByDefault(TyperGroup):
 collect_app = typer.Typer(
     cls=RunByDefault,
     help="Collect frames from files, videos and cameras; options of `run` need no `run` before them. A folder called "
-    "drain, run or status is meant with ./ before it.",
+    "like a command is meant with ./ before it.",
     no_args_is_help=True,
-    subcommand_metavar="[run] SOURCE... | drain | status",
+    subcommand_metavar="[run] SOURCE... | drain | status | forget | retain",
 )
 
 Storage = Annotated[
@@ -122,6 +122,48 @@ def status(
 
     place = existing_place(_resources(config), storage)
     show_status(monitor_of(place), Console(), watch=watch, as_json=as_json, port=port)
+
+
+@collect_app.command("forget")
+def forget(
+    samples: Annotated[
+        list[str] | None, typer.Argument(metavar="SAMPLE", help="Ids of samples (digests of their images).")
+    ] = None,
+    camera: Annotated[list[str] | None, typer.Option(help="Everything of this camera until now.")] = None,
+    reason: Annotated[str, typer.Option(help="Kept beside the ids of what was forgotten.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Delete samples for good: rows, labels, image bytes, copies; say what dataset versions still hold."""
+    import time
+
+    from rich.console import Console
+
+    from flows.forget_command import forget as forget_now
+
+    forget_now(
+        _resources(config),
+        Console(),
+        time.time(),
+        samples or (),
+        camera or (),
+        reason=reason,
+        dry_run=dry_run,
+    )
+
+
+@collect_app.command("retain")
+def retain(config: ConfigFile = None) -> None:
+    """Delete the samples that data_collection.retention no longer keeps."""
+    import time
+
+    from rich.console import Console
+
+    from flows.forget_command import apply_retention
+    from tasks.retention import retention_policy
+
+    resources = _resources(config)
+    apply_retention(resources, Console(), retention_policy(resources.config), time.time())
 
 
 def _resources(config: Path | None) -> "Resources":

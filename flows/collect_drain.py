@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 from rich.console import Console
 
@@ -13,6 +14,11 @@ from retrain.data_collection.spool_reader import spool_depth
 from retrain.errors import RetrainError
 from tasks.resources import Resources
 
+if TYPE_CHECKING:
+    from retrain.data_collection.stream_drainer import StreamDrainer
+
+Drains: TypeAlias = "SpoolDrainer | StreamDrainer"
+
 
 def drain_once(resources: Resources, console: Console) -> None:
     """Return when everything that was in the spool is stored.
@@ -20,7 +26,7 @@ def drain_once(resources: Resources, console: Console) -> None:
     Raises:
         RetrainError: the store does not take it; nothing is lost.
     """
-    report = _pass(_drainer(resources), resources, wait=True)
+    report = _pass(_drainers(resources), resources, wait=True)
     console.print(_said(report))
     if waiting := spool_depth(resources.spool).records:
         console.print(f"{waiting} came meanwhile and wait; --follow goes on.")
@@ -30,12 +36,13 @@ def drain_and_follow(
     resources: Resources, console: Console, *, sleep: Callable[[float], None] = time.sleep
 ) -> None:
     """Drain every `data_collection.flush_s` until Ctrl-C; while the store does not answer, frames wait in the spool."""
-    drainer, total, problem = _drainer(resources), Counter[str](), ""
-    console.print(f"Draining {resources.spool} every {drainer.flush_s:g} s until Ctrl-C.", soft_wrap=True)
+    drainers, total, problem = _drainers(resources), Counter[str](), ""
+    pause = resources.config.data_collection.flush_s
+    console.print(f"Draining {resources.spool} every {pause:g} s until Ctrl-C.", soft_wrap=True)
     try:
         while True:
             try:
-                report = _pass(drainer, resources, wait=False)
+                report = _pass(drainers, resources, wait=False)
             except RetrainError as error:
                 # Said once, not every few seconds.
                 if str(error) != problem:
@@ -46,19 +53,27 @@ def drain_and_follow(
                 total += report.outcomes
                 if report.outcomes or report.torn or report.damaged:
                     console.print(_said(report))
-            sleep(drainer.flush_s)
+            sleep(pause)
     except KeyboardInterrupt:
         console.print(f"In all: {_said(DrainReport(total))}")
 
 
-def _drainer(resources: Resources) -> SpoolDrainer:
-    return resources.collection_service(background=False).drainer
+def _drainers(resources: Resources) -> list[Drains]:
+    """What empties the spool of this home, and what stores the frames that hosts sent to Redis, if one is set."""
+    stream = resources.stream_drainer()
+    own = resources.collection_service(background=False).drainer
+    return [own] if stream is None else [own, stream]
 
 
-def _pass(drainer: SpoolDrainer, resources: Resources, *, wait: bool) -> DrainReport:
-    report = drainer.drain(wait=wait)
+def _pass(drainers: list[Drains], resources: Resources, *, wait: bool) -> DrainReport:
+    total = DrainReport()
+    for drainer in drainers:
+        report = drainer.drain(wait=wait)
+        total.outcomes += report.outcomes
+        total.torn += report.torn
+        total.damaged += report.damaged
     fold(resources.spool, time.time())
-    return report
+    return total
 
 
 def _said(report: DrainReport) -> str:

@@ -11,8 +11,8 @@ from retrain.data_collection.forget import forget as forget_samples
 from retrain.data_collection.retention import RetentionPolicy, RetentionReport, retain
 from retrain.storage.leases import Lease
 from tasks.resources import Resources
+from tasks.retention import DELETION, LEASE_S
 
-_LEASE, _LEASE_S = "collection-deletion", 60.0
 _SHOWN = 5
 
 
@@ -46,7 +46,7 @@ def forget(
     if dry_run:
         return
     with (
-        resources.leases.acquire(_LEASE, _LEASE_S) as lease,
+        resources.leases.acquire(DELETION, LEASE_S) as lease,
         resources.collection_service(background=False) as service,
     ):
         eraser = _eraser(resources, lease)
@@ -68,7 +68,7 @@ def apply_retention(
         Active: somebody else deletes samples now.
     """
     with (
-        resources.leases.acquire(_LEASE, _LEASE_S) as lease,
+        resources.leases.acquire(DELETION, LEASE_S) as lease,
         resources.collection_service(background=False) as service,
     ):
         report = retain(_eraser(resources, lease), policy, now, drainer=service.drainer)

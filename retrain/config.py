@@ -145,6 +145,13 @@ class Trigger(Section):
     """IANA zone of `freeze`."""
 
 
+class Retention(Section):
+    max_age_days: Annotated[float, Field(gt=0)] | None = None
+    """Samples captured longer ago are deleted; unset: at any age. What a dataset version holds stays in it."""
+    max_bytes: Annotated[int, Field(ge=1)] | None = None
+    """The oldest samples are deleted until all packs together are no larger; unset: at any size."""
+
+
 class DataCollection(Section):
     strategy: Literal[
         "uncertainty",
@@ -180,6 +187,8 @@ class DataCollection(Section):
     """When a picture repeats a stored one and is left out."""
     redis_url: str | None = None
     """Redis between collecting hosts and `retrain collect drain`; unset: frames are stored from here."""
+    retention: Retention = Retention()
+    """How long samples are kept; applied by `retrain collect retain` and the scheduled reconcile flow."""
     retrain_threshold: Positive = 500
     """Stored, not yet used samples that start a retraining cycle."""
     trigger: Trigger = Trigger()
@@ -331,7 +340,7 @@ class RetrainConfig(Section):
     @property
     def digest(self) -> str:
         """Hash of everything that can change a cycle's result; ports, waiting times and addresses cannot."""
-        collection = {"trigger", "flush_s", "spool", "redis_url"}
+        collection = {"trigger", "flush_s", "spool", "redis_url", "retention"}
         relevant = self.model_dump(
             mode="json",
             exclude={

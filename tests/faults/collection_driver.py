@@ -127,7 +127,9 @@ def findings(folder):
         acknowledged += path.read_text().split("\n")[:-1]
     with state.read() as connection:
         rows = connection.execute(select(samples)).all()
-        by_outcome = dict(connection.execute(select(draws.c.outcome, func.count()).group_by(draws.c.outcome)).all())
+        by_outcome = dict(
+            connection.execute(select(draws.c.outcome, func.count()).group_by(draws.c.outcome)).all()
+        )
         referenced = {row.pack for row in rows}
         recorded = dict(connection.execute(select(packs.c.id, packs.c.state)).all())
     stored = LocalBlobs(folder / "blobs")
@@ -142,7 +144,9 @@ def findings(folder):
         "torn": report.torn,
         "damaged": report.damaged,
         "left_in_spool": spool_depth(folder / "spool").records,
-        "files_left_in_spool": sum(1 for path in (folder / "spool").rglob("*") if path.suffix in {".spool", ".images"}),
+        "files_left_in_spool": sum(
+            1 for path in (folder / "spool").rglob("*") if path.suffix in {".spool", ".images"}
+        ),
         "orphan_packs": sorted({Path(key).stem for key in stored.keys("packs/")} ^ referenced),
         "unfinished_packs": sum(state != "stored" for state in recorded.values()),
     }

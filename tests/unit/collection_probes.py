@@ -3,9 +3,11 @@
 Each probe runs the same story under the configuration it is given; see `test_every_key_matters`.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from sqlalchemy import select
@@ -16,6 +18,7 @@ from retrain.errors import Unavailable
 from retrain.storage.schema import draws
 from tasks.data_collection import trigger_policy
 from tasks.resources import Resources
+from tasks.retention import delete_expired
 from tests.unit.data_collection.pictures import changed, jpeg, mirrored, picture
 from tests.unit.data_collection.stored_rows import answer, store_many
 
@@ -174,7 +177,20 @@ def handed_on(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
         return "stored"
 
 
+def kept(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    """Which of two samples, one of them old, retention leaves."""
+    patch.setattr("tasks.retention.get_run_logger", MagicMock())
+    with resources.collection_service(background=False) as service:
+        for number, age in ((1, 0.0), (2, 10 * 86_400.0)):
+            details = {"camera_id": "east", "captured_at": time.time() - age}
+            service.collect(image=jpeg(picture(number)), confidence=0.1, metadata=details)
+        service.flush()
+    return delete_expired.fn(resources)
+
+
 COLLECTION_CASES: dict[str, Case] = {
+    "data_collection.retention.max_age_days": Case(5.0, kept),
+    "data_collection.retention.max_bytes": Case(1, kept),
     "data_collection.redis_url": Case("redis://127.0.0.1:1/0", handed_on),
     "data_collection.settings.boundary_low": Case(0.3, decisions, strategy("boundary")),
     "data_collection.settings.boundary_high": Case(0.7, decisions, strategy("boundary")),
