@@ -42,8 +42,11 @@ format: $(STAMP) ## let ruff format and fix
 check: lint $(STAMP) ## lint and unit tests, before each commit
 	@$(BIN)/python -m pytest tests/unit
 
-bench: $(STAMP) ## measure the loop over 3 seeds (about 20 minutes)
+bench: $(STAMP) ## measure the loop over 3 seeds, and collection (about 25 minutes)
 	@$(BIN)/python benchmarks/loop.py
+	@$(BIN)/python benchmarks/collection.py
+	@$(BIN)/python benchmarks/near_duplicates.py
+	@$(BIN)/python benchmarks/estimator.py
 
 up: $(STAMP) ## start the local stack: Prefect server, worker, MLflow
 	@$(BIN)/retrain up
