@@ -16,8 +16,9 @@ def collection_place(
         changes: of the section `data_collection`.
     """
     folder = None if storage is None else storage.absolute()
-    place = {} if folder is None else {"storage_path": folder / "blobs", "s3_bucket": None}
-    section = resources.config.data_collection.model_copy(update={**place, **(changes or {})})
+    # A folder of its own is complete in itself: nothing of it goes to S3, or through Redis to another host.
+    own = {} if folder is None else {"storage_path": folder / "blobs", "s3_bucket": None, "redis_url": None}
+    section = resources.config.data_collection.model_copy(update={**own, **(changes or {})})
     config = resources.config.model_copy(update={"data_collection": section})
     if folder is None:
         return Resources(config, resources.home)

@@ -108,7 +108,8 @@ def show_report(tally: Tally, place: Path, console: Console) -> None:
         console.print("Stopped. The same command goes on from here.")
     if tally.outcomes is not None and (waiting := tally.taken.total() - tally.outcomes.total()) > 0:
         console.print(
-            f"{waiting} taken frames wait in {place / 'spool'}; `retrain collect drain` stores them.",
+            f"{waiting} taken frames are not stored yet: they wait in {place / 'spool'}, or in Redis where one is set. "
+            "`retrain collect drain`, with the same --storage and --config, stores them.",
             soft_wrap=True,
         )
 

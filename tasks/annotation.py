@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from prefect import get_run_logger, task
 
 from retrain.annotation.pipeline import AutoLabeler
@@ -82,6 +82,6 @@ def batched(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
-    """RGB pixels, shape (height, width, 3)."""
+    """RGB pixels, shape (height, width, 3), turned as the EXIF orientation says, as sizes and boxes are."""
     with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from retrain.data_collection.background import BackgroundDrainer, SpoolDrainer
 from retrain.data_collection.balance import ClassCounts
 from retrain.data_collection.checks import check_fraction
-from retrain.data_collection.counters import Counts, OutcomeCounters
+from retrain.data_collection.counters import DROPPED_OLDEST, Counts, OutcomeCounters
 from retrain.data_collection.drainer import Drainer
 from retrain.data_collection.frame import Frame, FrameConfidence
 from retrain.data_collection.frame_reader import FrameReader
@@ -336,7 +336,7 @@ class DataCollectionService:
         return Decision(False, f"dropped: {error}", 0.0)
 
     def _dropped(self, records: int) -> None:
-        self._counters.add("dropped: oldest", records)
+        self._counters.add(DROPPED_OLDEST, records)
         logger.warning("The spool is full: %d frames that waited longest were dropped.", records)
 
     def _publish(self) -> None:

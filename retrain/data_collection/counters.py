@@ -13,6 +13,7 @@ import msgspec
 
 from retrain.errors import BadInput
 
+DROPPED_OLDEST = "dropped: oldest"
 BINS = 20
 """Of the confidence histogram, each 0.05 wide; one more counts frames without any box."""
 _NOTES = 4096
@@ -41,7 +42,8 @@ class Counts(msgspec.Struct, frozen=True):
 
     @property
     def offered(self) -> int:
-        return sum(self.by_outcome().values())
+        # Frames dropped from a full spool were counted as taken before.
+        return sum(frames for outcome, frames in self.by_outcome().items() if outcome != DROPPED_OLDEST)
 
     def by_outcome(self) -> Counter[str]:
         total: Counter[str] = Counter()

@@ -18,6 +18,7 @@ from flows.collect_status import monitor_of
 from retrain.errors import BadInput, ConfigError, NotFound, Unavailable
 from retrain.storage.digests import content_digest
 from retrain.storage.schema import draws, samples
+from tasks.resources import Resources
 from tests.unit.data_collection.conftest import png_bytes
 from tests.unit.data_collection.videos import write_video
 from tests.unit.flows.collecting import DIGEST, FakeModel, interrupt, rows, stored
@@ -197,9 +198,7 @@ def test_a_store_that_does_not_answer_leaves_frames_in_the_spool_and_says_how_to
         collect(frames)
 
     folder = tmp_path / "collected"
-    assert (
-        collect.printed[-1] == f"6 taken frames wait in {folder}/spool; `retrain collect drain` stores them."
-    )
+    assert collect.printed[-1].startswith(f"6 taken frames are not stored yet: they wait in {folder}/spool,")
     drain_once(existing_place(resources, folder), Console(file=io.StringIO()))
     assert len(stored(resources, folder)) == 6
 
@@ -226,6 +225,18 @@ def test_without_storage_samples_go_to_the_configured_store(collect, resources, 
     with resources.state.read() as connection:
         assert len(connection.execute(select(samples)).all()) == 6
     assert resources.spool.is_dir()
+
+
+def test_a_folder_of_its_own_uses_neither_the_configured_bucket_nor_redis(resources, tmp_path):
+    far = {"s3_bucket": "far-away", "redis_url": "redis://far-away"}
+    section = resources.config.data_collection.model_copy(update=far)
+    config = resources.config.model_copy(update={"data_collection": section})
+
+    place = collection_place(Resources(config, resources.home), tmp_path / "collected")
+
+    assert place.stream_drainer() is None
+    assert place.config.data_collection.s3_bucket is None
+    assert place.spool == tmp_path / "collected" / "spool"
 
 
 def test_a_model_with_other_classes_may_not_mix_its_samples_with_the_configured_models(
