@@ -13,6 +13,7 @@ import pytest
 import typer.main
 
 from flows.cli import app
+from flows.collect_app import RunByDefault
 from retrain.config import RetrainConfig
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -178,7 +179,10 @@ def test_a_path_is_told_from_other_names(span):
 
 def command_problem(line: str) -> str | None:
     command: Any = typer.main.get_command(app)
-    for word in shlex.split(line)[1:]:
+    words = shlex.split(line)[1:]
+    for word in words:
+        if isinstance(command, RunByDefault) and word not in {*command.commands, "--help"}:
+            command = command.commands["status" if "--watch" in words else "run"]
         if word.startswith("-"):
             known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
             if word.partition("=")[0] not in known:
