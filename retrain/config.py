@@ -37,7 +37,7 @@ Seconds = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
 
 
 class Model(Section):
@@ -177,21 +177,21 @@ class DataCollection(Section):
     """Share of all frames kept whatever the strategy says: what unbiased production figures rest on."""
     flush_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
     """How long a taken frame may wait in the spool before it is packed and counted."""
-    spool: Spool = Spool()
+    spool: Spool = Field(default_factory=Spool)
     """The hand-over on local disk; a taken frame is in it before `collect` returns."""
-    quota: Quota = Quota()
+    quota: Quota = Field(default_factory=Quota)
     """Frames the strategy may take per camera; the audit arm is not limited."""
-    settings: StrategySettings = StrategySettings()
+    settings: StrategySettings = Field(default_factory=StrategySettings)
     """What single strategies go by."""
-    near_duplicates: NearDuplicates = NearDuplicates()
+    near_duplicates: NearDuplicates = Field(default_factory=NearDuplicates)
     """When a picture repeats a stored one and is left out."""
     redis_url: str | None = None
     """Redis between collecting hosts and `retrain collect drain`; unset: frames are stored from here."""
-    retention: Retention = Retention()
+    retention: Retention = Field(default_factory=Retention)
     """How long samples are kept; applied by `retrain collect retain` and the scheduled reconcile flow."""
     retrain_threshold: Positive = 500
     """Stored, not yet used samples that start a retraining cycle."""
-    trigger: Trigger = Trigger()
+    trigger: Trigger = Field(default_factory=Trigger)
     """Further thresholds, and when none may start a cycle."""
     storage_path: Path | None = None
     """Folder of the samples' images; unset: beside the other blobs."""
@@ -234,7 +234,7 @@ class Splits(Section):
 class Dataset(Section):
     versions_path: Path | None = None
     """The Git + DVC repository of dataset versions; unset: a folder under the home folder."""
-    splits: Splits = Splits()
+    splits: Splits = Field(default_factory=Splits)
     """Shares of the recordings (never of single frames) that go to each split."""
 
 
@@ -325,17 +325,17 @@ class Simulation(Section):
 
 
 class RetrainConfig(Section):
-    model: Model = Model()
-    storage: Storage = Storage()
-    data_collection: DataCollection = DataCollection()
-    annotation: Annotation = Annotation()
-    dataset: Dataset = Dataset()
-    training: Training = Training()
-    evaluation: Evaluation = Evaluation()
-    serving: Serving = Serving()
-    mlflow: Mlflow = Mlflow()
-    orchestration: Orchestration = Orchestration()
-    simulation: Simulation = Simulation()
+    model: Model = Field(default_factory=Model)
+    storage: Storage = Field(default_factory=Storage)
+    data_collection: DataCollection = Field(default_factory=DataCollection)
+    annotation: Annotation = Field(default_factory=Annotation)
+    dataset: Dataset = Field(default_factory=Dataset)
+    training: Training = Field(default_factory=Training)
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+    serving: Serving = Field(default_factory=Serving)
+    mlflow: Mlflow = Field(default_factory=Mlflow)
+    orchestration: Orchestration = Field(default_factory=Orchestration)
+    simulation: Simulation = Field(default_factory=Simulation)
 
     @property
     def digest(self) -> str:
