@@ -10,13 +10,13 @@ from typing import Any, Literal
 from retrain.boxes import Annotations
 from retrain.dataset.additions import Additions, AddReport, with_pack
 from retrain.dataset.diff import DatasetDiff, diff_versions
-from retrain.dataset.disk import write_durably
+from retrain.dataset.disk import storage_full, write_durably
 from retrain.dataset.drafts import Draft, Drafts, check_name
 from retrain.dataset.dvc_repository import DvcRepository
 from retrain.dataset.history import MANIFEST, PACKS, History, commit_subject
 from retrain.dataset.splitter import DEFAULT_FRACTIONS, checked_fractions
 from retrain.dataset.version import DatasetItem, DatasetVersion, check_items
-from retrain.errors import BadInput, Conflict, NotFound, PostConditionFailed
+from retrain.errors import BadInput, Conflict, NotFound, PostConditionFailed, StorageFull
 from retrain.images import read_image
 from retrain.storage.packs import pack_file_name, write_pack
 
@@ -232,7 +232,10 @@ class DatasetManager:
         """The version a draft becomes; writes its pack, whose digest is part of it."""
         shutil.rmtree(self._incoming, ignore_errors=True)
         files = self._drafts.files(draft)
-        pack = write_pack(self._incoming, files) if files else ""
+        try:
+            pack = write_pack(self._incoming, files) if files else ""
+        except StorageFull as error:
+            raise storage_full(self._folder) from error
         items = dict(self.get_version(draft.parent).by_image) if draft.parent else {}
         items |= {image: with_pack(item, pack) for image, item in self._drafts.items(draft).items()}
         if not items:

@@ -201,6 +201,6 @@ def test_wherever_the_disk_is_full_while_a_version_is_made_the_error_is_the_same
     assert {kind for kind, _, _ in met} == {"StorageFull"}
     assert all("free some space, then run the same again." in message for _, message, _ in met)
     # Among others: the image put aside, the pack, the manifest, and what Git writes.
-    assert {"write_bytes", "write_pack", "write_durably", "git"} <= {place for _, _, place in met}
+    assert {"write_bytes", "disk_errors", "write_durably", "git"} <= {place for _, _, place in met}
     assert list(lonely["versions"]) == ["v1.0.0", "v1.1.0", "v1.2.0"]
     assert lonely["versions"]["v1.2.0"] == lonely["versions"]["v1.1.0"] + 6
