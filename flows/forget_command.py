@@ -51,6 +51,7 @@ def forget(
     ):
         eraser = _eraser(resources, lease)
         report = forget_samples(eraser, scope, now=now, reason=reason, drainer=service.drainer)
+        resources.forget_in_redis(report.samples)
     console.print(
         Text(
             f"{len(report.samples)} samples forgotten, {report.refused} records in the spool refused; "
@@ -72,6 +73,7 @@ def apply_retention(
         resources.collection_service(background=False) as service,
     ):
         report = retain(_eraser(resources, lease), policy, now, drainer=service.drainer)
+        resources.forget_in_redis(report.samples)
     console.print(
         Text(
             f"{len(report.samples)} samples deleted, {report.packs} packs replaced or deleted, "

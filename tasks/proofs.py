@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from retrain.cycle import StageRecord, read_cycle, stage_records
+from retrain.data_collection.tombstones import deleted_on_purpose
 from retrain.data_collection.triggers import cycle_samples
 from retrain.errors import NotFound, PostConditionFailed, RetrainError
 from retrain.evaluation.comparator import Comparison, compare
@@ -76,8 +77,11 @@ def _plan(recorded: _Recorded) -> str:
 
 def _select(recorded: _Recorded) -> str:
     stored = [sample.id for sample in cycle_samples(recorded.resources.state, recorded.cycle_id)]
-    _same("the samples claimed", sorted(recorded.output["sample_ids"]), sorted(stored))
-    return f"{len(stored)} samples are claimed by this cycle alone"
+    claimed = recorded.output["sample_ids"]
+    deleted = set(deleted_on_purpose(recorded.resources.state, claimed))
+    _same("the samples claimed", sorted(set(claimed) - deleted), sorted(stored))
+    gone = f"; {len(deleted)} were deleted on purpose since" if deleted else ""
+    return f"{len(stored)} samples are claimed by this cycle alone{gone}"
 
 
 def _annotate(recorded: _Recorded) -> str:
@@ -85,7 +89,9 @@ def _annotate(recorded: _Recorded) -> str:
     counts = {}
     for source in ("auto", "human"):
         found = sorted(name for name, label in stored.items() if label.source == source)
-        _same(f"the samples labelled by {source}", sorted(recorded.output[source]), found)
+        labelled = recorded.output[source]
+        deleted = set(deleted_on_purpose(recorded.resources.state, labelled))
+        _same(f"the samples labelled by {source}", sorted(set(labelled) - deleted), found)
         counts[source] = len(found)
     left = len(recorded.output["left_out"])
     return f"{counts['auto']} labels of the model, {counts['human']} of people are stored; {left} left out"

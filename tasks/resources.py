@@ -1,5 +1,6 @@
 """Builds the adapters of one configuration: the only place that picks implementations."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,6 +115,16 @@ class Resources:
             likeness=LikenessIndex(self.state, rule, near.scope, near.capacity) if rule else None,
             flush_s=collection.flush_s,
         )
+
+    def forget_in_redis(self, samples: Sequence[str]) -> None:
+        """Let images that were deleted be sent whole when they come again; nothing without Redis."""
+        url = self.config.data_collection.redis_url
+        if url is None or not samples:
+            return
+        from retrain.data_collection.redis_connection import RedisConnection
+        from retrain.data_collection.redis_stream import RedisStream
+
+        RedisStream(RedisConnection(url)).forget(samples)
 
     def _near_duplicate_rule(self) -> NearDuplicateRule | None:
         near = self.config.data_collection.near_duplicates

@@ -31,9 +31,14 @@ def delete_expired(resources: Resources) -> int:
     if policy == RetentionPolicy():
         return 0
     try:
-        with resources.leases.acquire(DELETION, LEASE_S) as lease:
+        with (
+            resources.leases.acquire(DELETION, LEASE_S) as lease,
+            resources.collection_service(background=False) as service,
+        ):
             eraser = Eraser(resources.state, resources.sample_blobs, resources.home / "cache", lease.check)
-            report = retain(eraser, policy, time.time())
+            # The spool is emptied on the way: its segments hold the bytes of expired pictures, too.
+            report = retain(eraser, policy, time.time(), drainer=service.drainer)
+            resources.forget_in_redis(report.samples)
     except Active as active:
         get_run_logger().info("nothing deleted: %s", active)
         return 0

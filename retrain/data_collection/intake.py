@@ -14,7 +14,7 @@ from retrain.data_collection.offer import Offer, decode_offer
 from retrain.data_collection.perceptual_hash import PerceptualHash, perceptual_hash
 from retrain.data_collection.prediction import inside, read_prediction
 from retrain.data_collection.sample import DataSample
-from retrain.data_collection.sample_store import Arrival, Draw, SampleStore
+from retrain.data_collection.sample_store import FORGOTTEN, Arrival, Draw, SampleStore
 from retrain.errors import BadInput
 from retrain.images import EncodedImage, read_image
 
@@ -121,11 +121,18 @@ class Intake:
         once = {arrival.draw.id: arrival for arrival in arrivals}
         arriving: set[str] = set()
         kept = [self._unless_repeated(arrival, arriving) for arrival in once.values()]
+        refused: set[str] = set()
         for draw in self._store.add(kept, self._clock()):
             report.outcomes[draw.outcome] += 1
+            if draw.outcome == FORGOTTEN:
+                refused.add(draw.id)
             if draw.outcome == "rejected":
                 logger.warning("A taken frame of %s was rejected: %s", draw.camera, draw.detail)
-        return [arrival.sample for arrival in kept if arrival.sample is not None]
+        return [
+            arrival.sample
+            for arrival in kept
+            if arrival.sample is not None and arrival.draw.id not in refused
+        ]
 
     def _unless_repeated(self, arrival: Arrival, arriving: set[str]) -> Arrival:
         """The draw alone where the picture repeats a stored one. What the audit arm drew is never left out.

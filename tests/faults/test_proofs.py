@@ -6,6 +6,8 @@ import shutil
 import pytest
 from sqlalchemy import delete, select, update
 
+from retrain.data_collection.eraser import Eraser
+from retrain.data_collection.forget import Scope, forget
 from retrain.data_collection.triggers import record_crossing
 from retrain.detector import Detector
 from retrain.serving.router import Router
@@ -109,3 +111,15 @@ def test_a_stage_without_a_check_does_not_count_as_proven(world, finished):
         connection.execute(stages.insert().values(**{**row._mapping, "stage": "tune"}))
 
     assert broken(world, finished)["tune"] == "there is no check for this stage"
+
+
+def test_samples_deleted_on_purpose_are_no_fault(world, finished):
+    with world.state.read() as connection:
+        ids = connection.execute(select(samples.c.id).where(samples.c.cycle_id == finished)).scalars().all()
+    eraser = Eraser(world.state, world.sample_blobs, world.home / "cache", lambda _connection: None)
+
+    forget(eraser, Scope(samples=tuple(ids[:2])), now=2.0)
+
+    assert set(broken(world, finished)) == {"gate"}
+    said = {proof.stage: proof.said for proof in prove_cycle(world, finished)}
+    assert "2 were deleted on purpose since" in said["select"]
