@@ -1,11 +1,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from retrain.config import RetrainConfig, load_config
+from retrain.data_collection.strategies import CollectionStrategy
 from retrain.errors import ConfigError
 
 
@@ -180,3 +182,9 @@ def test_a_password_in_an_address_is_never_printed(tmp_path):
     shown = {key: value for key, value, _ in load_config(path, {}).rows()}
 
     assert shown["storage.state_url"] == '"postgresql+psycopg://retrain:***@db/retrain"'
+
+
+def test_the_configuration_knows_every_collection_strategy_and_no_other():
+    configured = get_args(RetrainConfig().data_collection.__class__.model_fields["strategy"].annotation)
+
+    assert set(configured) == set(get_args(CollectionStrategy))
