@@ -31,12 +31,12 @@ from rich.console import Console
 from rich.table import Table
 
 from retrain.data_collection.collector import DataCollectionService
-from retrain.data_collection.drainer import Drainer
-from retrain.data_collection.likeness import LikenessIndex
-from retrain.data_collection.near_duplicates import NearDuplicateRule
-from retrain.data_collection.offer import Offer, encode_offer
-from retrain.data_collection.sample_store import SampleStore
-from retrain.data_collection.spool import SpoolLimits, SpoolWriter
+from retrain.data_collection.duplicates.likeness import LikenessIndex
+from retrain.data_collection.duplicates.near_duplicates import NearDuplicateRule
+from retrain.data_collection.spool.offer import Offer, encode_offer
+from retrain.data_collection.spool.writer import SpoolLimits, SpoolWriter
+from retrain.data_collection.store.drainer import Drainer
+from retrain.data_collection.store.samples import SampleStore
 from retrain.storage.blobs import LocalBlobs, S3Blobs
 from retrain.storage.state import open_state
 

@@ -28,8 +28,13 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import norm
 
-from retrain.data_collection.near_duplicates import NearDuplicateRule, NearDuplicates
-from retrain.data_collection.perceptual_hash import ENTRY, PerceptualHash, first_same, perceptual_hash
+from retrain.data_collection.duplicates.near_duplicates import NearDuplicateRule, NearDuplicates
+from retrain.data_collection.duplicates.perceptual_hash import (
+    ENTRY,
+    PerceptualHash,
+    first_same,
+    perceptual_hash,
+)
 from retrain.images import read_image
 from retrain.simulation.traffic import FLEET, TrafficSimulator
 

@@ -21,13 +21,13 @@ from flows.collect_report import Tally, progress_display, show_report
 from retrain.boxes import Detections
 from retrain.config import DataCollection, RetrainConfig
 from retrain.data_collection.checks import check_known
-from retrain.data_collection.collection_records import UNPREDICTED, draws_of_process
 from retrain.data_collection.collector import AUDIT, DataCollectionService
 from retrain.data_collection.frame import mirrored_back
-from retrain.data_collection.progress import Progress
-from retrain.data_collection.source_frame import DoneBefore, Item, Source, SourceFrame, Unusable
-from retrain.data_collection.sources import open_source
-from retrain.data_collection.strategies import CollectionStrategy
+from retrain.data_collection.sources.files import open_source
+from retrain.data_collection.sources.frame import DoneBefore, Item, Source, SourceFrame, Unusable
+from retrain.data_collection.sources.progress import Progress
+from retrain.data_collection.statistics.records import UNPREDICTED, draws_of_process
+from retrain.data_collection.strategies.rules import CollectionStrategy
 from retrain.errors import BadInput, ConfigError, NotFound, RetrainError, Unavailable
 from retrain.storage.digests import content_digest
 from tasks.resources import Resources

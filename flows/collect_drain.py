@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, TypeAlias
 from rich.console import Console
 
 from retrain.data_collection.background import SpoolDrainer
-from retrain.data_collection.counter_files import fold
-from retrain.data_collection.intake import DrainReport
-from retrain.data_collection.spool_reader import spool_depth
+from retrain.data_collection.spool.reader import spool_depth
+from retrain.data_collection.statistics.counter_files import fold
+from retrain.data_collection.store.intake import DrainReport
 from retrain.errors import RetrainError
 from tasks.resources import Resources
 
 if TYPE_CHECKING:
-    from retrain.data_collection.stream_drainer import StreamDrainer
+    from retrain.data_collection.redis_backend.drainer import StreamDrainer
 
 Drains: TypeAlias = "SpoolDrainer | StreamDrainer"
 

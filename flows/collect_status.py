@@ -12,7 +12,7 @@ from rich.live import Live
 
 from flows.collect_view import snapshot_view
 from retrain.data_collection.monitor import DataCollectionMonitor
-from retrain.data_collection.snapshot import CollectionSnapshot, Flow
+from retrain.data_collection.statistics.snapshot import CollectionSnapshot, Flow
 from tasks.resources import Resources
 
 _REFRESH_S = 2.0
@@ -114,7 +114,7 @@ def _endpoint(monitor: DataCollectionMonitor, console: Console, port: int | None
     if port is None:
         yield
         return
-    from retrain.data_collection.metrics import serve_metrics
+    from retrain.data_collection.statistics.prometheus import serve_metrics
 
     server = serve_metrics(monitor, port)
     console.print(f"Prometheus metrics at http://127.0.0.1:{server.server_port}/metrics until Ctrl-C.")

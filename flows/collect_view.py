@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from retrain.data_collection.snapshot import CollectionSnapshot, Flow
+from retrain.data_collection.statistics.snapshot import CollectionSnapshot, Flow
 
 UNKNOWN = "not known"
 _REASONS = 4

@@ -11,7 +11,7 @@ from flows.demo_progress import DemoProgress
 from flows.first_champion import first_champion_flow
 from flows.watch import watch_flow
 from retrain.config import RetrainConfig
-from retrain.data_collection.triggers import Crossing, unhandled, waiting_count
+from retrain.data_collection.triggers.crossings import Crossing, unhandled, waiting_count
 from retrain.errors import PostConditionFailed
 from tasks.cycle_watch import CycleWatch, FlowRunFacts
 from tasks.demo_report import DemoFacts, write_report

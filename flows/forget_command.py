@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from retrain.data_collection.eraser import Eraser
-from retrain.data_collection.forget import Scope, affected, find_samples
-from retrain.data_collection.forget import forget as forget_samples
-from retrain.data_collection.retention import RetentionPolicy, RetentionReport, retain
+from retrain.data_collection.forgetting.eraser import Eraser
+from retrain.data_collection.forgetting.forget import Scope, affected, find_samples
+from retrain.data_collection.forgetting.forget import forget as forget_samples
+from retrain.data_collection.forgetting.retention import RetentionPolicy, RetentionReport, retain
 from retrain.storage.leases import Lease
 from tasks.resources import Resources
 from tasks.retention import DELETION, LEASE_S

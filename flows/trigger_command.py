@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from retrain.data_collection.trigger_facts import read_facts
-from retrain.data_collection.trigger_history import AnsweredCrossing, last_crossings, read_history
-from retrain.data_collection.trigger_policy import TriggerDecision, evaluate, measure
-from retrain.data_collection.trigger_replay import History, ReplayedCrossing, cycle_delays, replay
+from retrain.data_collection.triggers.facts import read_facts
+from retrain.data_collection.triggers.history import AnsweredCrossing, last_crossings, read_history
+from retrain.data_collection.triggers.policy import TriggerDecision, evaluate, measure
+from retrain.data_collection.triggers.replay import History, ReplayedCrossing, cycle_delays, replay
 from retrain.errors import BadInput
 from tasks.data_collection import trigger_policy
 from tasks.resources import Resources

@@ -13,8 +13,8 @@ from prefect import get_run_logger, task
 from retrain.annotation.pipeline import AutoLabeler
 from retrain.annotation.review import annotate_batch
 from retrain.data_collection.sample import DataSample
-from retrain.data_collection.sample_store import SampleStore
-from retrain.data_collection.triggers import cycle_samples
+from retrain.data_collection.store.samples import SampleStore
+from retrain.data_collection.triggers.crossings import cycle_samples
 from retrain.errors import BadInput, NotFound
 from tasks.cycle import CycleWork
 from tasks.retrying import RETRYING

@@ -12,7 +12,7 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterNam
 from prefect.client.schemas.objects import FlowRun
 
 from retrain.cycle import StageRecord, read_cycle, stage_records
-from retrain.data_collection.triggers import Crossing
+from retrain.data_collection.triggers.crossings import Crossing
 from retrain.errors import NotFound, PostConditionFailed
 from tasks.resources import Resources
 

@@ -7,8 +7,7 @@ from typing import Any
 from prefect import get_run_logger, task
 
 from retrain.config import RetrainConfig
-from retrain.data_collection.trigger_policy import TriggerPolicy
-from retrain.data_collection.triggers import (
+from retrain.data_collection.triggers.crossings import (
     Crossing,
     decide,
     find_crossing,
@@ -17,6 +16,7 @@ from retrain.data_collection.triggers import (
     select_samples,
     unhandled,
 )
+from retrain.data_collection.triggers.policy import TriggerPolicy
 from tasks.cycle import CycleWork
 from tasks.events import announce
 from tasks.resources import Resources

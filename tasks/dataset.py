@@ -8,7 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
-from retrain.data_collection.triggers import cycle_samples
+from retrain.data_collection.triggers.crossings import cycle_samples
 from retrain.dataset.diff import DatasetDiff
 from retrain.dataset.materialise import materialise
 from retrain.dataset.version import DatasetItem, DatasetVersion

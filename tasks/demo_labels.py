@@ -8,7 +8,7 @@ import numpy as np
 from retrain.annotation.review import StoredAnnotation
 from retrain.boxes import Annotations, Detections, iou_matrix
 from retrain.data_collection.sample import DataSample
-from retrain.data_collection.triggers import cycle_samples
+from retrain.data_collection.triggers.crossings import cycle_samples
 from retrain.monitoring import report as page
 from tasks.resources import Resources
 

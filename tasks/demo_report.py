@@ -12,7 +12,7 @@ import psutil
 from prefect import task
 from prefect.artifacts import create_link_artifact
 
-from retrain.data_collection.triggers import Crossing
+from retrain.data_collection.triggers.crossings import Crossing
 from retrain.evaluation.comparator import Comparison as Compared
 from retrain.monitoring import report as page
 from retrain.monitoring.page import publish

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from retrain.cycle import StageRecord, read_cycle, stage_records
-from retrain.data_collection.tombstones import deleted_on_purpose
-from retrain.data_collection.triggers import cycle_samples
+from retrain.data_collection.forgetting.tombstones import deleted_on_purpose
+from retrain.data_collection.triggers.crossings import cycle_samples
 from retrain.errors import NotFound, PostConditionFailed, RetrainError
 from retrain.evaluation.comparator import Comparison, compare
 from retrain.evaluation.evaluator import Evaluation

@@ -6,7 +6,7 @@ from prefect import get_run_logger, task
 from prefect.deployments import run_deployment
 
 from retrain.cycle import list_cycles
-from retrain.data_collection.triggers import Crossing, unhandled
+from retrain.data_collection.triggers.crossings import Crossing, unhandled
 from retrain.errors import RetrainError
 from tasks.data_collection import trigger_policy
 from tasks.resources import Resources

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from retrain.annotation.review import AnnotationStore, Reviewer
 from retrain.config import RetrainConfig, load_config
 from retrain.data_collection.collector import DataCollectionService
-from retrain.data_collection.likeness import LikenessIndex
-from retrain.data_collection.near_duplicates import NearDuplicateRule
+from retrain.data_collection.duplicates.likeness import LikenessIndex
+from retrain.data_collection.duplicates.near_duplicates import NearDuplicateRule
 from retrain.data_collection.quota import Quota, local_quota
-from retrain.data_collection.sample_store import SampleStore, owner_of
-from retrain.data_collection.spool import SpoolLimits
+from retrain.data_collection.spool.writer import SpoolLimits
+from retrain.data_collection.store.samples import SampleStore, owner_of
 from retrain.environment import prepare, writable
 from retrain.errors import ConfigError
 from retrain.serving.release import ReleaseStore
@@ -23,7 +23,7 @@ from retrain.storage.leases import LeaseManager
 from retrain.storage.state import StateStore, open_state
 
 if TYPE_CHECKING:
-    from retrain.data_collection.stream_drainer import StreamDrainer
+    from retrain.data_collection.redis_backend.drainer import StreamDrainer
     from retrain.dataset.manager import DatasetManager
     from retrain.mlflow_integration.ledger import Ledger
     from retrain.mlflow_integration.registry import ModelRegistry
@@ -101,9 +101,9 @@ class Resources:
         collection = self.config.data_collection
         if collection.redis_url is None:
             return None
-        from retrain.data_collection.redis_connection import RedisConnection
-        from retrain.data_collection.redis_stream import RedisStream
-        from retrain.data_collection.stream_drainer import StreamDrainer
+        from retrain.data_collection.redis_backend.connection import RedisConnection
+        from retrain.data_collection.redis_backend.drainer import StreamDrainer
+        from retrain.data_collection.redis_backend.stream import RedisStream
 
         folder, near = self.home / "central" / name, collection.near_duplicates
         rule = self._near_duplicate_rule()
@@ -121,8 +121,8 @@ class Resources:
         url = self.config.data_collection.redis_url
         if url is None or not samples:
             return
-        from retrain.data_collection.redis_connection import RedisConnection
-        from retrain.data_collection.redis_stream import RedisStream
+        from retrain.data_collection.redis_backend.connection import RedisConnection
+        from retrain.data_collection.redis_backend.stream import RedisStream
 
         RedisStream(RedisConnection(url)).forget(samples)
 
@@ -137,8 +137,8 @@ class Resources:
         given = {period: limit for period, limit in limits.items() if limit is not None}
         if collection.redis_url is None or not given:
             return local_quota(limits)
-        from retrain.data_collection.redis_connection import RedisConnection
-        from retrain.data_collection.redis_quota import RedisQuota
+        from retrain.data_collection.redis_backend.connection import RedisConnection
+        from retrain.data_collection.redis_backend.quota import RedisQuota
 
         return RedisQuota(RedisConnection(collection.redis_url, timeout_s=2.0), given)
 

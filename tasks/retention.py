@@ -5,8 +5,8 @@ import time
 from prefect import get_run_logger, task
 
 from retrain.config import RetrainConfig
-from retrain.data_collection.eraser import Eraser
-from retrain.data_collection.retention import RetentionPolicy, retain
+from retrain.data_collection.forgetting.eraser import Eraser
+from retrain.data_collection.forgetting.retention import RetentionPolicy, retain
 from retrain.errors import Active
 from tasks.resources import Resources
 from tasks.retrying import RETRYING

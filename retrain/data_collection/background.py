@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from retrain.data_collection.intake import DrainReport
+from retrain.data_collection.store.intake import DrainReport
 from retrain.errors import RetrainError
 
 logger = logging.getLogger(__name__)

@@ -14,15 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrain.data_collection.background import BackgroundDrainer, SpoolDrainer
-from retrain.data_collection.balance import ClassCounts
 from retrain.data_collection.checks import check_fraction
-from retrain.data_collection.counters import DROPPED_OLDEST, Counts, OutcomeCounters
-from retrain.data_collection.drainer import Drainer
+from retrain.data_collection.duplicates.likeness import LikenessIndex, Scope
+from retrain.data_collection.duplicates.near_duplicates import NearDuplicateRule
 from retrain.data_collection.frame import Frame, FrameConfidence
 from retrain.data_collection.frame_reader import FrameReader
-from retrain.data_collection.likeness import LikenessIndex, Scope
-from retrain.data_collection.near_duplicates import NearDuplicateRule
-from retrain.data_collection.offer import (
+from retrain.data_collection.quota import Quota
+from retrain.data_collection.redaction import Redact, redacted
+from retrain.data_collection.spool.offer import (
     ChannelOrder,
     Offer,
     encode_offer,
@@ -30,17 +29,18 @@ from retrain.data_collection.offer import (
     marked,
     plain_prediction,
 )
-from retrain.data_collection.quota import Quota
-from retrain.data_collection.redaction import Redact, redacted
-from retrain.data_collection.sample_store import SampleStore, owner_of
-from retrain.data_collection.spool import SpoolLimits, SpoolWriter
-from retrain.data_collection.strategies import CollectionStrategy, make_strategy
+from retrain.data_collection.spool.writer import SpoolLimits, SpoolWriter
+from retrain.data_collection.statistics.counters import DROPPED_OLDEST, Counts, OutcomeCounters
+from retrain.data_collection.store.drainer import Drainer
+from retrain.data_collection.store.samples import SampleStore, owner_of
+from retrain.data_collection.strategies.balance import ClassCounts
+from retrain.data_collection.strategies.rules import CollectionStrategy, make_strategy
 from retrain.errors import BadInput, StorageFull
 from retrain.storage.blobs import BlobStore, LocalBlobs, open_blobs
 from retrain.storage.state import StateStore, open_state
 
 if TYPE_CHECKING:
-    from retrain.data_collection.stream_forwarder import StreamForwarder
+    from retrain.data_collection.redis_backend.forwarder import StreamForwarder
 
 logger = logging.getLogger(__name__)
 
@@ -344,9 +344,9 @@ class DataCollectionService:
 
 
 def _forwarder(spool: Path, redis_url: str, flush_s: float, clock: Callable[[], float]) -> "StreamForwarder":
-    from retrain.data_collection.redis_connection import RedisConnection
-    from retrain.data_collection.redis_stream import RedisStream
-    from retrain.data_collection.stream_forwarder import StreamForwarder
+    from retrain.data_collection.redis_backend.connection import RedisConnection
+    from retrain.data_collection.redis_backend.forwarder import StreamForwarder
+    from retrain.data_collection.redis_backend.stream import RedisStream
 
     stream = RedisStream(RedisConnection(redis_url))
     return StreamForwarder(spool, stream, flush_s=flush_s, clock=clock)

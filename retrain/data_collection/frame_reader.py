@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrain.data_collection.frame import Frame, FrameConfidence, Seen, checked_confidence, scores_confidence
-from retrain.data_collection.offer import plain_prediction
 from retrain.data_collection.prediction import inside, read_prediction
+from retrain.data_collection.spool.offer import plain_prediction
 from retrain.errors import BadInput
 from retrain.images import read_image
 

@@ -10,17 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 
-from retrain.data_collection.collection_records import (
+from retrain.data_collection.spool.reader import spool_depth
+from retrain.data_collection.statistics.counter_files import LIVE_S, read_published
+from retrain.data_collection.statistics.counters import BINS, Counts
+from retrain.data_collection.statistics.records import (
     RecentDraw,
     draw_counts,
     last_rejections,
     recent_draws,
     stored,
 )
-from retrain.data_collection.counter_files import LIVE_S, read_published
-from retrain.data_collection.counters import BINS, Counts
-from retrain.data_collection.snapshot import CollectionSnapshot, Flow, read_flow
-from retrain.data_collection.spool_reader import spool_depth
+from retrain.data_collection.statistics.snapshot import CollectionSnapshot, Flow, read_flow
 from retrain.storage.state import StateStore
 
 _RECENT = 2000
@@ -97,7 +97,7 @@ class DataCollectionMonitor:
         """The snapshot in Prometheus' text format; what is not known is left out."""
         from prometheus_client import generate_latest
 
-        from retrain.data_collection.metrics import registry
+        from retrain.data_collection.statistics.prometheus import registry
 
         return generate_latest(registry(self.snapshot)).decode()
 

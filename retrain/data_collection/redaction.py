@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from retrain.data_collection.offer import ChannelOrder
+from retrain.data_collection.spool.offer import ChannelOrder
 from retrain.errors import BadInput
 
 Pixels = NDArray[np.uint8]

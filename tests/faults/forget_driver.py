@@ -15,12 +15,12 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from retrain.data_collection.collector import DataCollectionService
-from retrain.data_collection.eraser import Eraser
-from retrain.data_collection.forget import Scope, forget
-from retrain.data_collection.retention import RetentionPolicy, retain
-from retrain.data_collection.sample_packs import SamplePacks
-from retrain.data_collection.sample_store import SampleStore
-from retrain.data_collection.spool_reader import spool_depth
+from retrain.data_collection.forgetting.eraser import Eraser
+from retrain.data_collection.forgetting.forget import Scope, forget
+from retrain.data_collection.forgetting.retention import RetentionPolicy, retain
+from retrain.data_collection.spool.reader import spool_depth
+from retrain.data_collection.store.packs import SamplePacks
+from retrain.data_collection.store.samples import SampleStore
 from retrain.storage.blobs import LocalBlobs
 from retrain.storage.digests import content_digest
 from retrain.storage.state import open_state

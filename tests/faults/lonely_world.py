@@ -219,7 +219,7 @@ def live(found):
     import tasks.evaluation
     from flows.continuous_retraining import continuous_retraining_flow
     from retrain.cycle import list_cycles
-    from retrain.data_collection.triggers import record_crossing
+    from retrain.data_collection.triggers.crossings import record_crossing
     from retrain.detector import Detector
     from retrain.evaluation.gate import GateDecision
     from retrain.serving.router import Router

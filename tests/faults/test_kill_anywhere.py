@@ -6,7 +6,7 @@ import time
 import pytest
 
 from retrain.cycle import list_cycles, stage_records
-from retrain.data_collection.triggers import record_crossing
+from retrain.data_collection.triggers.crossings import record_crossing
 from retrain.detector import Detector
 from retrain.serving.router import Router
 

@@ -6,9 +6,9 @@ import shutil
 import pytest
 from sqlalchemy import delete, select, update
 
-from retrain.data_collection.eraser import Eraser
-from retrain.data_collection.forget import Scope, forget
-from retrain.data_collection.triggers import record_crossing
+from retrain.data_collection.forgetting.eraser import Eraser
+from retrain.data_collection.forgetting.forget import Scope, forget
+from retrain.data_collection.triggers.crossings import record_crossing
 from retrain.detector import Detector
 from retrain.serving.router import Router
 from retrain.storage.schema import annotations, ledger, samples, stages

@@ -8,7 +8,7 @@ import pytest
 from flows.reconcile import reconcile_flow
 from flows.watch import watch_flow
 from retrain.cycle import list_cycles, stage_records
-from retrain.data_collection.triggers import record_crossing, unhandled
+from retrain.data_collection.triggers.crossings import record_crossing, unhandled
 from tasks.events import announce
 from tests.small_world import WAITING, collect
 

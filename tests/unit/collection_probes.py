@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select
 
 from retrain.boxes import Detections
-from retrain.data_collection.triggers import record_crossing
+from retrain.data_collection.triggers.crossings import record_crossing
 from retrain.errors import Unavailable
 from retrain.storage.schema import draws
 from tasks.data_collection import trigger_policy

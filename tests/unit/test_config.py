@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from retrain.config import RetrainConfig, load_config
-from retrain.data_collection.strategies import CollectionStrategy
+from retrain.data_collection.strategies.rules import CollectionStrategy
 from retrain.errors import ConfigError
 
 

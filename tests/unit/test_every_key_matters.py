@@ -27,7 +27,7 @@ from deployments.stack import Stack
 from flows.demo import _serve_until_crossing
 from retrain.boxes import Annotations, Detections
 from retrain.config import RetrainConfig
-from retrain.data_collection.triggers import record_crossing, select_samples
+from retrain.data_collection.triggers.crossings import record_crossing, select_samples
 from retrain.dataset.splitter import DatasetSplitter
 from retrain.errors import PostConditionFailed, RetrainError
 from retrain.evaluation.comparator import Comparison
@@ -141,8 +141,8 @@ def spooled(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
             syncs.append(1)
             super().flush(*where)
 
-    patch.setattr("retrain.data_collection.spool.mmap.mmap", Memory)
-    patch.setattr("retrain.data_collection.spool.time.sleep", waits.append)
+    patch.setattr("retrain.data_collection.spool.writer.mmap.mmap", Memory)
+    patch.setattr("retrain.data_collection.spool.writer.time.sleep", waits.append)
     with production(resources, patch):
         return len(begun), len(syncs), len(waits) > 0, stored_samples(resources)
 

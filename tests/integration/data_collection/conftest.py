@@ -2,8 +2,8 @@
 
 import pytest
 
-from retrain.data_collection.redis_connection import RedisConnection
-from retrain.data_collection.redis_stream import RedisStream
+from retrain.data_collection.redis_backend.connection import RedisConnection
+from retrain.data_collection.redis_backend.stream import RedisStream
 from retrain.storage.blobs import LocalBlobs
 from retrain.storage.state import open_state
 from tests.integration.data_collection.redis_world import DURABLE, redis_server, unused

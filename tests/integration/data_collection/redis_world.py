@@ -19,13 +19,13 @@ from redis.exceptions import ConnectionError as NoConnection
 from sqlalchemy import select
 
 from retrain.data_collection.collector import DataCollectionService
-from retrain.data_collection.drainer import Drainer
-from retrain.data_collection.redis_connection import RedisConnection
-from retrain.data_collection.redis_stream import RedisStream
+from retrain.data_collection.redis_backend.connection import RedisConnection
+from retrain.data_collection.redis_backend.drainer import StreamDrainer
+from retrain.data_collection.redis_backend.forwarder import StreamForwarder
+from retrain.data_collection.redis_backend.stream import RedisStream
 from retrain.data_collection.sample import DataSample
-from retrain.data_collection.sample_store import SampleStore
-from retrain.data_collection.stream_drainer import StreamDrainer
-from retrain.data_collection.stream_forwarder import StreamForwarder
+from retrain.data_collection.store.drainer import Drainer
+from retrain.data_collection.store.samples import SampleStore
 from retrain.storage.schema import draws, samples
 
 START_WITHIN_S = 30

@@ -7,10 +7,10 @@ import urllib.request
 
 import pytest
 
-from retrain.data_collection.collection_records import UNPREDICTED, draws_of_process
 from retrain.data_collection.collector import DataCollectionService
-from retrain.data_collection.metrics import serve_metrics
 from retrain.data_collection.monitor import DataCollectionMonitor
+from retrain.data_collection.statistics.prometheus import serve_metrics
+from retrain.data_collection.statistics.records import UNPREDICTED, draws_of_process
 from retrain.errors import Unavailable
 from retrain.storage.blobs import LocalBlobs
 from retrain.storage.state import open_state

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from retrain.data_collection.redis_connection import RedisConnection
+from retrain.data_collection.redis_backend.connection import RedisConnection
 from retrain.errors import StorageFull, Unavailable
 from tests.integration.data_collection.redis_world import free_port, patiently
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from retrain.data_collection.background import BackgroundDrainer
-from retrain.data_collection.redis_connection import RedisConnection
-from retrain.data_collection.redis_stream import RedisStream
-from retrain.data_collection.sample_store import SampleStore
-from retrain.data_collection.spool_reader import spool_depth
-from retrain.data_collection.stream_drainer import StreamDrainer
-from retrain.data_collection.stream_forwarder import StreamForwarder
-from retrain.data_collection.stream_records import StreamRecord
+from retrain.data_collection.redis_backend.connection import RedisConnection
+from retrain.data_collection.redis_backend.drainer import StreamDrainer
+from retrain.data_collection.redis_backend.forwarder import StreamForwarder
+from retrain.data_collection.redis_backend.records import StreamRecord
+from retrain.data_collection.redis_backend.stream import RedisStream
+from retrain.data_collection.spool.reader import spool_depth
+from retrain.data_collection.store.samples import SampleStore
 from retrain.errors import RetrainError, Unavailable
 from retrain.storage.digests import content_digest
 from tests.integration.data_collection.redis_world import collector, drawn, patiently, png, stored
@@ -128,10 +128,10 @@ def expect(truth):
 DYING_DRAINER = """
 import os, signal, sys
 from pathlib import Path
-from retrain.data_collection.redis_connection import RedisConnection
-from retrain.data_collection.redis_stream import RedisStream
-from retrain.data_collection.sample_store import SampleStore
-from retrain.data_collection.stream_drainer import StreamDrainer
+from retrain.data_collection.redis_backend.connection import RedisConnection
+from retrain.data_collection.redis_backend.stream import RedisStream
+from retrain.data_collection.store.samples import SampleStore
+from retrain.data_collection.redis_backend.drainer import StreamDrainer
 from retrain.storage.blobs import LocalBlobs
 from retrain.storage.state import open_state
 

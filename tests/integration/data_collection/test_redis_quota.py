@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from retrain.data_collection.collector import AUDIT
-from retrain.data_collection.redis_connection import RedisConnection
-from retrain.data_collection.redis_quota import RedisQuota
+from retrain.data_collection.redis_backend.connection import RedisConnection
+from retrain.data_collection.redis_backend.quota import RedisQuota
 from retrain.errors import ConfigError, Unavailable
 from tests.integration.data_collection.redis_world import collector, free_port, patiently, png
 

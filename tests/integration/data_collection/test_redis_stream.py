@@ -4,10 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from retrain.data_collection.redis_stream import RedisStream
-from retrain.data_collection.stream_care import StreamCare
-from retrain.data_collection.stream_records import StreamFull, StreamRecord
-from retrain.data_collection.stream_server import StreamServer
+from retrain.data_collection.redis_backend.care import StreamCare
+from retrain.data_collection.redis_backend.records import StreamFull, StreamRecord
+from retrain.data_collection.redis_backend.server import StreamServer
+from retrain.data_collection.redis_backend.stream import RedisStream
 from retrain.errors import ConfigError
 from retrain.storage.digests import content_digest
 

@@ -11,14 +11,14 @@ import pytest
 from sqlalchemy import delete
 
 from retrain.data_collection.background import BackgroundDrainer
-from retrain.data_collection.redis_connection import RedisConnection
-from retrain.data_collection.redis_stream import RedisStream
-from retrain.data_collection.sample_store import SampleStore
-from retrain.data_collection.spool_reader import spool_depth
-from retrain.data_collection.stream_care import StreamCare
-from retrain.data_collection.stream_drainer import DEAD, StreamDrainer
-from retrain.data_collection.stream_forwarder import StreamForwarder
-from retrain.data_collection.stream_records import StreamFull, StreamRecord
+from retrain.data_collection.redis_backend.care import StreamCare
+from retrain.data_collection.redis_backend.connection import RedisConnection
+from retrain.data_collection.redis_backend.drainer import DEAD, StreamDrainer
+from retrain.data_collection.redis_backend.forwarder import StreamForwarder
+from retrain.data_collection.redis_backend.records import StreamFull, StreamRecord
+from retrain.data_collection.redis_backend.stream import RedisStream
+from retrain.data_collection.spool.reader import spool_depth
+from retrain.data_collection.store.samples import SampleStore
 from retrain.errors import Unavailable
 from retrain.storage.digests import content_digest
 from retrain.storage.schema import samples

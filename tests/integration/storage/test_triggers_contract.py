@@ -4,11 +4,11 @@ import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
-from retrain.data_collection.trigger_facts import read_facts
-from retrain.data_collection.trigger_history import last_crossings, read_history
-from retrain.data_collection.trigger_policy import TriggerPolicy, Waiting
-from retrain.data_collection.trigger_replay import PastCycle, PastSample, ReplayedCrossing, replay
-from retrain.data_collection.triggers import record_crossing, unhandled
+from retrain.data_collection.triggers.crossings import record_crossing, unhandled
+from retrain.data_collection.triggers.facts import read_facts
+from retrain.data_collection.triggers.history import last_crossings, read_history
+from retrain.data_collection.triggers.policy import TriggerPolicy, Waiting
+from retrain.data_collection.triggers.replay import PastCycle, PastSample, ReplayedCrossing, replay
 from retrain.storage.state import open_state
 from tests.unit.data_collection.stored_rows import answer, sample_row, store, store_many
 

@@ -12,8 +12,8 @@ from sqlalchemy import func, select
 from retrain.data_collection import background
 from retrain.data_collection.background import BackgroundDrainer
 from retrain.data_collection.collector import DataCollectionService
-from retrain.data_collection.counters import read_all
-from retrain.data_collection.spool_reader import spool_depth
+from retrain.data_collection.spool.reader import spool_depth
+from retrain.data_collection.statistics.counters import read_all
 from retrain.errors import StorageFull, Unavailable
 from retrain.storage.blobs import LocalBlobs
 from retrain.storage.schema import samples

@@ -18,8 +18,8 @@ from retrain.boxes import Detections
 from retrain.data_collection.collector import AUDIT, DataCollectionService
 from retrain.data_collection.quota import LocalQuota
 from retrain.data_collection.sample import DataSample
-from retrain.data_collection.sample_store import SampleStore
-from retrain.data_collection.spool_reader import segments, spool_depth
+from retrain.data_collection.spool.reader import segments, spool_depth
+from retrain.data_collection.store.samples import SampleStore
 from retrain.errors import BadInput, ConfigError, StorageFull, Unavailable
 from retrain.storage.blobs import LocalBlobs
 from retrain.storage.digests import content_digest
@@ -445,7 +445,7 @@ def test_a_hook_that_withholds_or_fails_keeps_nothing(service, tmp_path, png, ho
 
 
 def test_a_full_spool_drops_new_frames_counts_them_and_goes_on_when_there_is_room(service, png, caplog):
-    from retrain.data_collection.spool import SpoolLimits
+    from retrain.data_collection.spool.writer import SpoolLimits
 
     collecting = service(limits=SpoolLimits(max_bytes=4000, segment_bytes=1000))
 

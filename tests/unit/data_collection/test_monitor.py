@@ -3,9 +3,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from retrain.boxes import Detections
-from retrain.data_collection.collection_records import UNPREDICTED
-from retrain.data_collection.counters import BINS, SUFFIX, Counts
 from retrain.data_collection.monitor import DataCollectionMonitor
+from retrain.data_collection.statistics.counters import BINS, SUFFIX, Counts
+from retrain.data_collection.statistics.records import UNPREDICTED
 
 NOW = 1_000_000.0
 NO_PROCESS = 2**22 + 1

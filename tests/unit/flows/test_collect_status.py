@@ -6,8 +6,8 @@ from rich.console import Console
 
 from flows.collect_drain import drain_and_follow, drain_once
 from flows.collect_status import monitor_of, show_status
-from retrain.data_collection.counter_files import FOLDED
-from retrain.data_collection.spool_reader import spool_depth
+from retrain.data_collection.spool.reader import spool_depth
+from retrain.data_collection.statistics.counter_files import FOLDED
 from retrain.errors import Unavailable
 from retrain.storage.blobs import LocalBlobs
 from tests.unit.data_collection.conftest import png_bytes

@@ -7,7 +7,7 @@ from sqlalchemy import update
 from flows.forget_command import apply_retention, forget
 from retrain.boxes import Annotations
 from retrain.config import RetrainConfig
-from retrain.data_collection.retention import RetentionPolicy
+from retrain.data_collection.forgetting.retention import RetentionPolicy
 from retrain.errors import Active, Conflict
 from retrain.storage.digests import content_digest
 from retrain.storage.schema import samples

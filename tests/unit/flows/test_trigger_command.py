@@ -6,8 +6,8 @@ from rich.console import Console
 
 from flows.trigger_command import show_replay, show_triggers
 from retrain.config import DataCollection, RetrainConfig, Section
-from retrain.data_collection.trigger_policy import TriggerPolicy
-from retrain.data_collection.triggers import mark_emitted, record_crossing
+from retrain.data_collection.triggers.crossings import mark_emitted, record_crossing
+from retrain.data_collection.triggers.policy import TriggerPolicy
 from retrain.errors import BadInput, ConfigError
 from tasks.data_collection import trigger_policy
 from tasks.resources import Resources

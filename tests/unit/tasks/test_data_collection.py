@@ -4,8 +4,8 @@ from unittest.mock import MagicMock
 import pytest
 
 from retrain.config import RetrainConfig
-from retrain.data_collection.trigger_policy import TriggerPolicy
-from retrain.data_collection.triggers import find_crossing, record_crossing
+from retrain.data_collection.triggers.crossings import find_crossing, record_crossing
+from retrain.data_collection.triggers.policy import TriggerPolicy
 from tasks.data_collection import watch_samples
 from tasks.resources import Resources
 from tests.unit.data_collection.stored_rows import store_many

@@ -4,8 +4,8 @@ from unittest.mock import MagicMock
 import pytest
 
 from retrain.config import RetrainConfig
-from retrain.data_collection.trigger_policy import TriggerPolicy
-from retrain.data_collection.triggers import mark_emitted, record_crossing
+from retrain.data_collection.triggers.crossings import mark_emitted, record_crossing
+from retrain.data_collection.triggers.policy import TriggerPolicy
 from tasks.reconcile import start_missing_cycles
 from tasks.resources import Resources
 from tests.unit.data_collection.stored_rows import answer, store_many

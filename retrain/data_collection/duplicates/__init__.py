@@ -1,0 +1,1 @@
+"""Which pictures repeat one that is stored."""

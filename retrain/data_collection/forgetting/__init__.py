@@ -1,0 +1,1 @@
+"""Deleting samples for good, and remembering that they were."""

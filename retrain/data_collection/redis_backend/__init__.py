@@ -1,0 +1,1 @@
+"""Collection over many hosts through Redis: the stream, its drainers, shared quotas."""

@@ -1,0 +1,106 @@
+"""What travels through the stream between the hosts that collect and those that store."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from retrain.errors import StorageFull
+
+
+class StreamFull(StorageFull):
+    """The stream holds as much as it may; its drainers are behind, or there are none."""
+
+
+@dataclass(frozen=True)
+class StreamRecord:
+    """A spooled record on its way.
+
+    Attributes:
+        image: encoded.
+        problem: why there is no image.
+    """
+
+    id: str
+    body: bytes
+    image: bytes = b""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A record as a drainer gets it.
+
+    Attributes:
+        key: its place in the stream.
+        digest: of its image; empty when there is none.
+        stored_size: width and height of an image that was in the index when this came, and is not in Redis.
+        image_bytes: length of the image in Redis.
+        deliveries: times it was handed out, this one included.
+    """
+
+    key: bytes
+    record: str
+    body: bytes
+    digest: str
+    stored_size: tuple[int, int] | None
+    image_bytes: int
+    problem: str
+    deliveries: int = 1
+
+    @property
+    def has_image(self) -> bool:
+        """Whether its image waits in Redis with it."""
+        return bool(self.digest) and self.stored_size is None
+
+    @classmethod
+    def read(cls, key: bytes, fields: Mapping[bytes, bytes], deliveries: int = 1) -> "Entry":
+        """As `scripts.PUT` writes it."""
+        size = fields[b"size"].decode()
+        width, _, height = size.partition("x")
+        return cls(
+            key,
+            fields[b"record"].decode(),
+            fields[b"body"],
+            fields[b"digest"].decode(),
+            (int(width), int(height)) if size else None,
+            int(fields[b"bytes"]),
+            fields[b"problem"].decode(),
+            deliveries,
+        )
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What one `take` found: entries to store, how many it put aside as deadly, and how many were lost."""
+
+    entries: list[Entry]
+    buried: int = 0
+    lost: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.entries or self.buried or self.lost)
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """An entry put aside, its `deliveries` the times it was tried, and why."""
+
+    entry: Entry
+    reason: str
+
+
+@dataclass(frozen=True)
+class StreamDepth:
+    """What is in Redis.
+
+    Attributes:
+        entries: not stored yet; `taken` of them are with a drainer.
+        image_bytes: of their images.
+        dead: entries put aside.
+        oldest_at: when the oldest entry was put, by the clock of Redis.
+    """
+
+    entries: int
+    taken: int
+    image_bytes: int
+    dead: int
+    oldest_at: float | None

@@ -1,0 +1,1 @@
+"""Where `retrain collect` takes frames from."""

@@ -1,0 +1,1 @@
+"""The local spool: frames handed over durably, read back, and scrubbed."""

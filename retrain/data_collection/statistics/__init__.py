@@ -1,0 +1,1 @@
+"""Live statistics: counted on the hot path, summed over processes, exported."""

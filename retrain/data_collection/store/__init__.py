@@ -1,0 +1,1 @@
+"""From a spooled record to a stored sample: checks, packs and index rows."""

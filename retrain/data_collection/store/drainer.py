@@ -1,0 +1,65 @@
+"""Empties a spool into the sample store: checks, hashes, packs and indexes what production handed over."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from retrain.data_collection.duplicates.likeness import LikenessIndex
+from retrain.data_collection.spool.drain_pass import hand_on, only_one, spooled_image
+from retrain.data_collection.spool.reader import SpooledRecord
+from retrain.data_collection.store.intake import READERS, DrainReport, Intake, whole_image
+from retrain.data_collection.store.samples import Arrival, SampleStore
+
+
+class Drainer:
+    """Any number may exist for one spool; one at a time works."""
+
+    def __init__(
+        self,
+        spool: Path,
+        store: SampleStore,
+        *,
+        classes: Sequence[str] = (),
+        likeness: LikenessIndex | None = None,
+        flush_s: float = 5.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Set up.
+
+        Args:
+            classes: names in index order, for predictions that name their class.
+            likeness: leaves out pictures that repeat a stored one; None keeps them.
+            flush_s: how often whoever runs this in the background should call `drain`.
+        """
+        self.spool, self.flush_s = spool, flush_s
+        self._intake = Intake(store, classes=classes, likeness=likeness, clock=clock)
+
+    def drain(self, stop: threading.Event | None = None, *, wait: bool = False) -> DrainReport:
+        """Store everything that is in the spool now, and remove the segments that are done.
+
+        Killed anywhere and called again, every record is stored once.
+
+        Args:
+            stop: set, it ends after the current batch.
+            wait: for another drainer of this spool at work; otherwise nothing is done beside it.
+
+        Raises:
+            RetrainError: the store does not take it; nothing is lost, the next call goes on.
+        """
+        report = DrainReport()
+        with only_one(self.spool, wait=wait) as alone, ThreadPoolExecutor(READERS) as readers:
+            if alone:
+                self._intake.begin()
+                hand_on(self.spool, lambda records: self._keep(records, readers, report), report, stop=stop)
+        return report
+
+    def _keep(self, records: list[SpooledRecord], readers: ThreadPoolExecutor, report: DrainReport) -> None:
+        arrivals = readers.map(self._examine, records)
+        self._intake.store([arrival for arrival in arrivals if arrival is not None], report)
+
+    def _examine(self, record: SpooledRecord) -> Arrival | None:
+        return self._intake.examine(
+            record.id, record.body, lambda offer: whole_image(spooled_image(record, offer))
+        )
