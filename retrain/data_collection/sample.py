@@ -2,11 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Row
 
 from retrain.boxes import Detections
+
+
+class SampleKey(NamedTuple):
+    """What a sample is known by: two models that see the same image have a sample each."""
+
+    model: str
+    id: str
 
 
 @dataclass(frozen=True)
@@ -14,7 +21,7 @@ class DataSample:
     """One stored sample.
 
     Attributes:
-        id: digest of the encoded image bytes; the same image is stored once.
+        id: digest of the encoded image bytes; a model has the same image once.
         camera, recording: where it comes from; a recording is never split over train and test.
         strategy: the rule that took it.
         inclusion_probability: chance that the rule takes this frame, for unbiased estimates from samples.
@@ -38,6 +45,10 @@ class DataSample:
     height: int
     prediction: Detections
     metadata: Mapping[str, Any]
+
+    @property
+    def key(self) -> SampleKey:
+        return SampleKey(self.model, self.id)
 
     def to_row(self, stored_at: float) -> dict[str, Any]:
         """Column values of the `samples` table."""

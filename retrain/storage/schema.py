@@ -23,8 +23,9 @@ metadata = MetaData()
 samples = Table(
     "samples",
     metadata,
+    # Two models that see the same image have a sample each.
+    Column("model", String(200), primary_key=True),
     Column("id", String(64), primary_key=True, comment="content digest of the image bytes"),
-    Column("model", String(200), nullable=False),
     Column("camera", String(200), nullable=False),
     Column("recording", String(300), nullable=False, comment="group key: never split across train and test"),
     Column("captured_at", Float, nullable=False),
@@ -41,6 +42,7 @@ samples = Table(
     Column("metadata", JSON, nullable=False),
     Column("cycle_id", String(200), nullable=True, comment="the cycle that selected it; null while waiting"),
     Index("samples_waiting", "model", "cycle_id"),
+    Index("samples_by_id", "id"),
     Index("samples_by_pack", "pack"),
 )
 
@@ -74,13 +76,14 @@ likenesses = Table(
     metadata,
     # Grows in the order of commits (there is one writer at a time), whatever the clocks of the hosts say.
     Column("seq", Integer, primary_key=True, autoincrement=True),
-    Column("sample_id", String(64), nullable=False, unique=True),
+    Column("sample_id", String(64), nullable=False),
     Column("model", String(200), nullable=False),
     Column("camera", String(200), nullable=False),
     Column(
         "picture", LargeBinary, nullable=False, comment="PerceptualHash.to_bytes(), to find near-duplicates"
     ),
     Index("likenesses_by_model", "model", "seq"),
+    UniqueConstraint("model", "sample_id"),
 )
 
 packs = Table(

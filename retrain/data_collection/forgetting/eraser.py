@@ -78,7 +78,10 @@ class Eraser:
     def _wasteful(self) -> list[str]:
         """Packs that hold more images than rows name them."""
         named = (
-            select(samples.c.pack, func.count().label("images")).group_by(samples.c.pack).subquery("named")
+            # Two models' samples of the same image, stored together, name one file.
+            select(samples.c.pack, func.count(samples.c.file_name.distinct()).label("images"))
+            .group_by(samples.c.pack)
+            .subquery("named")
         )
         query = (
             select(packs.c.id)
@@ -133,7 +136,7 @@ class Eraser:
 
 def _named(connection: Connection, pack: str) -> list[str]:
     """File names of the images whose rows name the pack."""
-    query = select(samples.c.file_name).where(samples.c.pack == pack).order_by(samples.c.file_name)
+    query = select(samples.c.file_name).where(samples.c.pack == pack).distinct().order_by(samples.c.file_name)
     return list(connection.execute(query).scalars())
 
 

@@ -11,6 +11,7 @@ from retrain.data_collection.background import SpoolDrainer
 from retrain.data_collection.forgetting.eraser import Erased, Eraser
 from retrain.data_collection.forgetting.removal import claimed_by_running, remove_samples
 from retrain.data_collection.forgetting.tombstones import bury
+from retrain.data_collection.sample import SampleKey
 from retrain.data_collection.spool.scrub import scrub
 from retrain.data_collection.store.samples import FORGOTTEN
 from retrain.errors import BadInput, Conflict
@@ -104,12 +105,13 @@ def forget(
     """
     with eraser.state.write() as connection:
         eraser.guard(connection)
-        ids = _find(connection, scope)
-        _refuse_claimed(connection, ids)
+        keys = _find(connection, scope)
+        ids = _ids(keys)
+        _refuse_claimed(connection, keys)
         bury(connection, "sample", sorted({*ids, *scope.samples}), now, reason)
         bury(connection, "camera", sorted(set(scope.cameras)), now, reason)
         bury(connection, "model", sorted(set(scope.models)), now, reason)
-        remove_samples(connection, ids, FORGOTTEN)
+        remove_samples(connection, keys, FORGOTTEN)
         hidden = draws.c.camera.in_(scope.cameras)
         connection.execute(update(draws).where(hidden).values(camera=FORGOTTEN, sample_id=None, detail=""))
     # The spool first: it may hold what was never in the index.
@@ -120,7 +122,7 @@ def forget(
 def find_samples(state: StateStore, scope: Scope) -> list[str]:
     """Ids of the stored samples that `forget` would delete now."""
     with state.read() as connection:
-        return _find(connection, scope)
+        return _ids(_find(connection, scope))
 
 
 def affected(state: StateStore, sample_ids: Iterable[str], datasets: Versions) -> Affected:
@@ -132,29 +134,37 @@ def affected(state: StateStore, sample_ids: Iterable[str], datasets: Versions) -
     return Affected(_sorted(cycles), _sorted(versions))
 
 
-def _find(connection: Connection, scope: Scope) -> list[str]:
-    found: set[str] = set()
-    for start in range(0, len(scope.samples), _ASKED_AT_ONCE):
-        part = scope.samples[start : start + _ASKED_AT_ONCE]
-        found |= set(connection.execute(select(samples.c.id).where(samples.c.id.in_(part))).scalars())
-    for name, keys in (("camera", scope.cameras), ("model", scope.models)):
-        if not keys:
+def _find(connection: Connection, scope: Scope) -> list[SampleKey]:
+    """Samples of any model: a picture is forgotten wherever it is."""
+    found = set(scope.samples)
+    for name, asked in (("camera", scope.cameras), ("model", scope.models)):
+        if not asked:
             continue
         # Another camera may have sent the same picture first.
-        drawn = select(draws.c.sample_id).where(draws.c[name].in_(keys))
-        query = select(samples.c.id).where(samples.c[name].in_(keys) | samples.c.id.in_(drawn))
+        drawn = select(draws.c.sample_id).where(draws.c[name].in_(asked))
+        query = select(samples.c.id).where(samples.c[name].in_(asked) | samples.c.id.in_(drawn))
         found |= set(connection.execute(query).scalars())
-    return sorted(found)
+    named = sorted(found)
+    keys: list[SampleKey] = []
+    for start in range(0, len(named), _ASKED_AT_ONCE):
+        part = named[start : start + _ASKED_AT_ONCE]
+        rows = connection.execute(select(samples.c.model, samples.c.id).where(samples.c.id.in_(part)))
+        keys += [SampleKey(row.model, row.id) for row in rows]
+    return keys
 
 
-def _refuse_claimed(connection: Connection, ids: Sequence[str]) -> None:
-    query = select(samples.c.id, samples.c.cycle_id).where(claimed_by_running())
-    claimed = {row.id: row.cycle_id for row in connection.execute(query)}
-    taken = [name for name in ids if name in claimed]
+def _ids(keys: Sequence[SampleKey]) -> list[str]:
+    return sorted({key.id for key in keys})
+
+
+def _refuse_claimed(connection: Connection, keys: Sequence[SampleKey]) -> None:
+    query = select(samples.c.model, samples.c.id, samples.c.cycle_id).where(claimed_by_running())
+    claimed = {SampleKey(row.model, row.id): row.cycle_id for row in connection.execute(query)}
+    taken = [key for key in keys if key in claimed]
     if taken:
-        cycles = sorted({claimed[name] for name in taken})
+        cycles = sorted({claimed[key] for key in taken})
         raise Conflict(
-            f"{len(taken)} of the {len(ids)} samples to forget are used by the running cycle {', '.join(cycles)}. "
+            f"{len(taken)} of the {len(keys)} samples to forget are used by the running cycle {', '.join(cycles)}. "
             f"Wait until it is finished, or close it with `retrain cycle abandon {cycles[0]}`; nothing was forgotten."
         )
 

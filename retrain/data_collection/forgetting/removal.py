@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import BindParameter, Connection, bindparam, delete, select, update
 
-from retrain.storage.schema import cycles, draws, metadata, samples
-
-_ABOUT_SAMPLES = [table for table in metadata.sorted_tables if "sample_id" in table.c and table is not draws]
-"""Whatever a table of later times keeps about a sample goes with it."""
+from retrain.data_collection.sample import SampleKey
+from retrain.storage.schema import annotations, cycles, draws, likenesses, samples
 
 
 def claimed_by_running() -> Any:
@@ -17,7 +15,7 @@ def claimed_by_running() -> Any:
     return select(cycles.c.id).where(running).exists()
 
 
-def remove_samples(connection: Connection, ids: Sequence[str], outcome: str) -> None:
+def remove_samples(connection: Connection, keys: Sequence[SampleKey], outcome: str) -> None:
     """Delete rows and labels; the images stay in their packs until `Eraser.erase`.
 
     Draws stay, because rates and shares are computed from them. They keep when, where and why a frame was taken and
@@ -29,11 +27,17 @@ def remove_samples(connection: Connection, ids: Sequence[str], outcome: str) -> 
     if connection.dialect.name == "sqlite":
         # Otherwise the bytes of a deleted row stay in the file until something is written over them.
         connection.exec_driver_sql("PRAGMA secure_delete=ON")
-    if not ids:
+    if not keys:
         return
-    each = [{"gone": name} for name in ids]
-    for table in _ABOUT_SAMPLES:
-        connection.execute(delete(table).where(table.c.sample_id == bindparam("gone")), each)
+    each = [{"of_model": key.model, "gone": key.id} for key in keys]
+    of_model: BindParameter[str] = bindparam("of_model")
+    gone: BindParameter[str] = bindparam("gone")
+    of_others = select(cycles.c.id).where(cycles.c.model != of_model)
     unlinked = {"sample_id": None, "detail": "", "outcome": outcome}
-    connection.execute(update(draws).where(draws.c.sample_id == bindparam("gone")).values(unlinked), each)
-    connection.execute(delete(samples).where(samples.c.id == bindparam("gone")), each)
+    for statement in (
+        delete(annotations).where(annotations.c.sample_id == gone, annotations.c.cycle_id.not_in(of_others)),
+        delete(likenesses).where(likenesses.c.model == of_model, likenesses.c.sample_id == gone),
+        update(draws).where(draws.c.model == of_model, draws.c.sample_id == gone).values(unlinked),
+        delete(samples).where(samples.c.model == of_model, samples.c.id == gone),
+    ):
+        connection.execute(statement, each)

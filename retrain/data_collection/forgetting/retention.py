@@ -9,6 +9,7 @@ from retrain.data_collection.background import SpoolDrainer
 from retrain.data_collection.forgetting.eraser import Eraser
 from retrain.data_collection.forgetting.removal import claimed_by_running, remove_samples
 from retrain.data_collection.forgetting.tombstones import bury
+from retrain.data_collection.sample import SampleKey
 from retrain.data_collection.spool.scrub import scrub
 from retrain.errors import ConfigError
 from retrain.storage.schema import packs, samples
@@ -105,10 +106,10 @@ def _delete_oldest(
 ) -> list[str]:
     """Delete samples captured before `older_than` from the oldest on, until they make `enough_bytes`."""
     query = (
-        select(samples.c.id, samples.c.cycle_id, packs.c.bytes, packs.c.images)
+        select(samples.c.model, samples.c.id, samples.c.cycle_id, packs.c.bytes, packs.c.images)
         .outerjoin(packs, packs.c.id == samples.c.pack)
         .where(_captured_at < older_than, ~claimed_by_running())
-        .order_by(_captured_at, samples.c.id)
+        .order_by(_captured_at, samples.c.id, samples.c.model)
         .limit(_DELETED_AT_ONCE)
     )
     gone: list[str] = []
@@ -122,7 +123,7 @@ def _delete_oldest(
                     chosen.append(row)
                     size += row.bytes / row.images if row.images else 0.0
             bury(connection, "expired", [row.id for row in chosen if row.cycle_id], now, "retention")
-            remove_samples(connection, [row.id for row in chosen], EXPIRED)
+            remove_samples(connection, [SampleKey(row.model, row.id) for row in chosen], EXPIRED)
         if not chosen:
             break
         gone += [row.id for row in chosen]

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from retrain.data_collection.duplicates.likeness import LikenessIndex
-from retrain.data_collection.redis_backend.records import Entry
+from retrain.data_collection.redis_backend.records import Entry, image_name
 from retrain.data_collection.redis_backend.stream import RedisStream
 from retrain.data_collection.spool.drain_pass import only_one
 from retrain.data_collection.store.intake import (
@@ -105,22 +105,22 @@ class StreamDrainer:
             )
             report.outcomes[DEAD] += len(unreadable)
         kept = [entry for entry, arrival in found if arrival is not None]
-        sizes = {sample.id: (sample.width, sample.height) for sample in samples}
-        sizes |= {entry.digest: entry.stored_size for entry in kept if entry.stored_size is not None}
+        sizes = {sample.key: (sample.width, sample.height) for sample in samples}
+        sizes |= {entry.sample: entry.stored_size for entry in kept if entry.stored_size is not None}
         known = self._store.known(list(sizes))
-        self._stream.forget(sorted(sizes.keys() - known))
-        self._stream.done(kept, {digest: sizes[digest] for digest in known})
+        self._stream.forget(sorted(image_name(key) for key in sizes.keys() - known))
+        self._stream.done(kept, {image_name(key): sizes[key] for key in known})
 
 
 def _image(entry: Entry, images: Mapping[str, bytes]) -> EncodedImage | StoredImage:
     if entry.problem:
         raise BadInput(entry.problem)
     if entry.stored_size is not None:
-        return StoredImage(entry.digest, *entry.stored_size)
-    if entry.digest and entry.digest not in images:
+        return StoredImage(entry.sample.id, *entry.stored_size)
+    if entry.image_name and entry.image_name not in images:
         raise BadInput("The image is gone from Redis, where it waited with its record.")
     # Where nothing was handed over, the message says so as it does for a spool.
-    return whole_image(images.get(entry.digest, b""))
+    return whole_image(images.get(entry.image_name, b""))
 
 
 def _parts(entries: Sequence[Entry]) -> Iterator[list[Entry]]:

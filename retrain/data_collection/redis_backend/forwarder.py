@@ -102,6 +102,6 @@ def _prepared(record: SpooledRecord) -> StreamRecord | None:
         logger.warning("Record %s is left out: %s", record.id, error)
         return None
     try:
-        return StreamRecord(record.id, record.body, spooled_image(record, offer))
+        return StreamRecord(record.id, record.body, offer.model, spooled_image(record, offer))
     except BadInput as error:
-        return StreamRecord(record.id, record.body, problem=str(error))
+        return StreamRecord(record.id, record.body, offer.model, problem=str(error))

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from retrain.data_collection.sample import SampleKey
 from retrain.errors import StorageFull
+from retrain.storage.digests import content_digest
 
 
 class StreamFull(StorageFull):
@@ -15,14 +17,26 @@ class StreamRecord:
     """A spooled record on its way.
 
     Attributes:
+        model: that predicted it; the same image is a sample of each model.
         image: encoded.
         problem: why there is no image.
     """
 
     id: str
     body: bytes
+    model: str = ""
     image: bytes = b""
     problem: str = ""
+
+    @property
+    def image_name(self) -> str:
+        """Under which Redis keeps and remembers the image; empty when there is none."""
+        return image_name(SampleKey(self.model, content_digest(self.image))) if self.image else ""
+
+
+def image_name(sample: SampleKey) -> str:
+    """The name in Redis of a sample's image."""
+    return f"{sample.id}/{sample.model}"
 
 
 @dataclass(frozen=True)
@@ -31,7 +45,7 @@ class Entry:
 
     Attributes:
         key: its place in the stream.
-        digest: of its image; empty when there is none.
+        image_name: under which Redis has its image; empty when there is none.
         stored_size: width and height of an image that was in the index when this came, and is not in Redis.
         image_bytes: length of the image in Redis.
         deliveries: times it was handed out, this one included.
@@ -40,16 +54,22 @@ class Entry:
     key: bytes
     record: str
     body: bytes
-    digest: str
+    image_name: str
     stored_size: tuple[int, int] | None
     image_bytes: int
     problem: str
     deliveries: int = 1
 
     @property
+    def sample(self) -> SampleKey:
+        """The sample that its image is; without an id when there is none."""
+        digest, _, model = self.image_name.partition("/")
+        return SampleKey(model, digest)
+
+    @property
     def has_image(self) -> bool:
         """Whether its image waits in Redis with it."""
-        return bool(self.digest) and self.stored_size is None
+        return bool(self.image_name) and self.stored_size is None
 
     @classmethod
     def read(cls, key: bytes, fields: Mapping[bytes, bytes], deliveries: int = 1) -> "Entry":
@@ -60,7 +80,7 @@ class Entry:
             key,
             fields[b"record"].decode(),
             fields[b"body"],
-            fields[b"digest"].decode(),
+            fields[b"image"].decode(),
             (int(width), int(height)) if size else None,
             int(fields[b"bytes"]),
             fields[b"problem"].decode(),

@@ -3,18 +3,18 @@
 Keys, in this order in every script of the stream:
 
 * `stream`: entries, each a record; deleted when it is done.
-* `images`, `uses`: digest → bytes, digest → entries that need them; both go with the last of those.
+* `images`, `uses`: image name → bytes, image name → entries that need them; both go with the last of those.
 * `totals`: `bytes` of `images`.
-* `today`, `yesterday`: digest → "<width>x<height>" of images that are in the index, by the day they were last seen.
+* `today`, `yesterday`: image name → "<width>x<height>" of images in the index, by the day they were last seen.
 * `dead`: entries put aside, with `reason` and `deliveries`.
 """
 
 _KEYS = "local stream, images, uses, totals, today, yesterday, dead = unpack(KEYS)\n"
 
 _REMEMBER = """
-local function remember(digest, size, most)
-  if redis.call('HEXISTS', today, digest) == 1 or redis.call('HLEN', today) < most then
-    redis.call('HSET', today, digest, size)
+local function remember(name, size, most)
+  if redis.call('HEXISTS', today, name) == 1 or redis.call('HLEN', today) < most then
+    redis.call('HSET', today, name, size)
     redis.call('EXPIRE', today, 172800)
   end
 end
@@ -23,12 +23,12 @@ end
 UNKNOWN = (
     _KEYS
     + """
--- Which of the digests ARGV Redis has neither the image of nor knows to be stored.
+-- Which of the images named ARGV Redis has neither the image of nor knows to be stored.
 local unknown = {}
-for _, digest in ipairs(ARGV) do
-  if redis.call('HEXISTS', images, digest) == 0 and redis.call('HEXISTS', today, digest) == 0
-      and redis.call('HEXISTS', yesterday, digest) == 0 then
-    unknown[#unknown + 1] = digest
+for _, name in ipairs(ARGV) do
+  if redis.call('HEXISTS', images, name) == 0 and redis.call('HEXISTS', today, name) == 0
+      and redis.call('HEXISTS', yesterday, name) == 0 then
+    unknown[#unknown + 1] = name
   end
 end
 return unknown
@@ -39,21 +39,21 @@ PUT = (
     _KEYS
     + _REMEMBER
     + """
--- ARGV: most entries, most bytes, most remembered; for each record: id, body, digest, image, problem.
--- All records or none: {'put', entries without image} | {'full', entries, bytes} | {'image', digest that lacks it}.
+-- ARGV: most entries, most bytes, most remembered; for each record: id, body, image name, image, problem.
+-- All records or none: {'put', entries without image} | {'full', entries, bytes} | {'image', name that lacks it}.
 local most_entries, most_bytes, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local waiting = redis.call('XLEN', stream) + redis.call('XLEN', dead)
 local bytes = tonumber(redis.call('HGET', totals, 'bytes') or '0')
 local sizes, seen, added, count = {}, {}, 0, 0
 for i = 4, #ARGV, 5 do
-  local digest, image = ARGV[i + 2], ARGV[i + 3]
+  local name, image = ARGV[i + 2], ARGV[i + 3]
   count = count + 1
-  if digest ~= '' and not seen[digest] then
-    seen[digest] = true
-    if redis.call('HEXISTS', images, digest) == 0 then
-      sizes[digest] = redis.call('HGET', today, digest) or redis.call('HGET', yesterday, digest) or nil
-      if not sizes[digest] then
-        if image == '' then return {'image', digest} end
+  if name ~= '' and not seen[name] then
+    seen[name] = true
+    if redis.call('HEXISTS', images, name) == 0 then
+      sizes[name] = redis.call('HGET', today, name) or redis.call('HGET', yesterday, name) or nil
+      if not sizes[name] then
+        if image == '' then return {'image', name} end
         added = added + #image
       end
     end
@@ -65,21 +65,21 @@ if (waiting > 0 and waiting + count > most_entries) or (bytes > 0 and bytes + ad
 end
 local repeats = 0
 for i = 4, #ARGV, 5 do
-  local digest, image, size = ARGV[i + 2], ARGV[i + 3], ''
-  if digest ~= '' then
-    size = sizes[digest] or ''
+  local name, image, size = ARGV[i + 2], ARGV[i + 3], ''
+  if name ~= '' then
+    size = sizes[name] or ''
     if size ~= '' then
-      remember(digest, size, most)
+      remember(name, size, most)
       repeats = repeats + 1
-    elseif redis.call('HINCRBY', uses, digest, 1) == 1 then
-      redis.call('HSET', images, digest, image)
+    elseif redis.call('HINCRBY', uses, name, 1) == 1 then
+      redis.call('HSET', images, name, image)
       redis.call('HINCRBY', totals, 'bytes', #image)
     else
       repeats = repeats + 1
     end
   end
-  local length = redis.call('HSTRLEN', images, digest)
-  redis.call('XADD', stream, '*', 'record', ARGV[i], 'body', ARGV[i + 1], 'digest', digest,
+  local length = redis.call('HSTRLEN', images, name)
+  redis.call('XADD', stream, '*', 'record', ARGV[i], 'body', ARGV[i + 1], 'image', name,
     'size', size, 'bytes', length, 'problem', ARGV[i + 4])
 end
 return {'put', repeats}
@@ -90,19 +90,19 @@ DONE = (
     _KEYS
     + _REMEMBER
     + """
--- ARGV: group, most remembered; for each entry: its key, digest, '1' if it uses the image, size if now in the index.
+-- ARGV: group, most remembered; for each entry: its key, image name, '1' if it uses the image, size if it is stored.
 local group, most = ARGV[1], tonumber(ARGV[2])
 for i = 3, #ARGV, 4 do
-  local key, digest, size = ARGV[i], ARGV[i + 1], ARGV[i + 3]
+  local key, name, size = ARGV[i], ARGV[i + 1], ARGV[i + 3]
   redis.call('XACK', stream, group, key)
   -- Whoever deletes it gives its use back; another drainer may have had it, too.
   if redis.call('XDEL', stream, key) == 1 and ARGV[i + 2] == '1'
-      and redis.call('HINCRBY', uses, digest, -1) <= 0 then
-    redis.call('HINCRBY', totals, 'bytes', 0 - redis.call('HSTRLEN', images, digest))
-    redis.call('HDEL', images, digest)
-    redis.call('HDEL', uses, digest)
+      and redis.call('HINCRBY', uses, name, -1) <= 0 then
+    redis.call('HINCRBY', totals, 'bytes', 0 - redis.call('HSTRLEN', images, name))
+    redis.call('HDEL', images, name)
+    redis.call('HDEL', uses, name)
   end
-  if size ~= '' then remember(digest, size, most) end
+  if size ~= '' then remember(name, size, most) end
 end
 -- Entries that somebody else deleted left their uses behind.
 if redis.call('XLEN', stream) == 0 and redis.call('XLEN', dead) == 0 then

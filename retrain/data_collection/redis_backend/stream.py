@@ -13,7 +13,6 @@ from retrain.data_collection.redis_backend.connection import RedisConnection
 from retrain.data_collection.redis_backend.records import Entry, StreamFull, StreamRecord, Taken
 from retrain.data_collection.redis_backend.server import GROUP, StreamServer
 from retrain.errors import ConfigError
-from retrain.storage.digests import content_digest
 
 logger = logging.getLogger(__name__)
 
@@ -24,9 +23,9 @@ _FEWER = 16
 class RedisStream:
     """Records from `put` until `done`. Safe for threads, forked children and any number of processes.
 
-    An image is in Redis once, as long as an entry needs it. Images that were stored today or yesterday are remembered
-    by digest and size, so that a record of one goes without it. A record that is put twice is there twice; whoever
-    stores it goes by its id.
+    An image is in Redis once per model, as long as an entry needs it. Images that were stored today or yesterday are
+    remembered by name and size, so that a record of one goes without it. A record that is put twice is there twice;
+    whoever stores it goes by its id.
     """
 
     def __init__(
@@ -80,13 +79,13 @@ class RedisStream:
         """
         if not records:
             return 0
-        digests = [content_digest(record.image) if record.image else "" for record in records]
-        named = sorted({digest for digest in digests if digest})
+        names = [record.image_name for record in records]
+        named = sorted({name for name in names if name})
         unknown = self._server.call("UNKNOWN", named) if named else []
-        answer = self._put(records, digests, {digest.decode() for digest in unknown})
+        answer = self._put(records, names, {name.decode() for name in unknown})
         if answer[0] == b"image":
             # It was there when asked for, and is gone since: this time with every image.
-            answer = self._put(records, digests, set(digests))
+            answer = self._put(records, names, set(names))
         if answer[0] == b"full":
             raise StreamFull(
                 f"{self.redis.place} holds {answer[1]} collected frames with {answer[2]} bytes of images, and no more "
@@ -126,31 +125,31 @@ class RedisStream:
         return Taken(rest, len(deadly), lost)
 
     def images(self, entries: Iterable[Entry]) -> dict[str, bytes]:
-        """The images of entries by digest, as far as Redis has them.
+        """The images of entries by name, as far as Redis has them.
 
         Raises:
             Unavailable: Redis does not answer.
         """
-        digests = list({entry.digest for entry in entries if entry.has_image})
-        if not digests:
+        names = list({entry.image_name for entry in entries if entry.has_image})
+        if not names:
             return {}
         with self.redis.answering() as client:
-            found = client.hmget(self._server.images, digests)
-        return {digest: data for digest, data in zip(digests, found, strict=True) if data is not None}
+            found = client.hmget(self._server.images, names)
+        return {name: data for name, data in zip(names, found, strict=True) if data is not None}
 
     def done(self, entries: Iterable[Entry], stored: Mapping[str, tuple[int, int]]) -> None:
         """Forget entries that are stored.
 
         Args:
-            stored: digest → width and height of images that are in the index now; they are not sent again.
+            stored: image name → width and height of images that are in the index now; they are not sent again.
 
         Raises:
             Unavailable: Redis does not answer; the entries come again, which changes nothing.
         """
         arguments: list[Any] = []
         for entry in entries:
-            size = "x".join(map(str, stored[entry.digest])) if entry.digest in stored else ""
-            arguments += [entry.key, entry.digest, int(entry.has_image), size]
+            size = "x".join(map(str, stored[entry.image_name])) if entry.image_name in stored else ""
+            arguments += [entry.key, entry.image_name, int(entry.has_image), size]
         self._server.call("DONE", [GROUP, self._max_remembered, *arguments])
 
     def release(self, entries: Iterable[Entry]) -> None:
@@ -187,24 +186,24 @@ class RedisStream:
             arguments = [value for entry in entries for value in (entry.key, entry.deliveries)]
             self._server.call("BURY", [GROUP, reason, *arguments])
 
-    def forget(self, digests: Sequence[str]) -> None:
+    def forget(self, image_names: Sequence[str]) -> None:
         """Take back that images are stored; for whoever deletes them. They are sent again when they come again.
 
         Raises:
             Unavailable: Redis does not answer.
         """
-        if digests:
+        if image_names:
             with self.redis.answering() as client:
                 for key in self._server.stored():
-                    client.hdel(key, *digests)
+                    client.hdel(key, *image_names)
 
-    def _put(self, records: Sequence[StreamRecord], digests: Sequence[str], unsent: set[str]) -> Any:
-        """One attempt; `unsent` are the digests of the images that go along, each once."""
+    def _put(self, records: Sequence[StreamRecord], names: Sequence[str], unsent: set[str]) -> Any:
+        """One attempt; `unsent` are the names of the images that go along, each once."""
         arguments: list[Any] = []
-        for record, digest in zip(records, digests, strict=True):
-            image = record.image if digest in unsent else b""
-            unsent.discard(digest)
-            arguments += [record.id, record.body, digest, image, record.problem]
+        for record, name in zip(records, names, strict=True):
+            image = record.image if name in unsent else b""
+            unsent.discard(name)
+            arguments += [record.id, record.body, name, image, record.problem]
         return self._server.call("PUT", [self.max_entries, self._max_bytes, self._max_remembered, *arguments])
 
     def _claim(self, limit: int) -> tuple[list[Entry], int]:

@@ -73,9 +73,10 @@ def draw_counts(connection: Connection, model: str | None) -> dict[str, dict[str
 def recent_draws(connection: Connection, model: str | None, limit: int) -> list[RecentDraw]:
     """The last ones stored."""
     columns = (draws.c.strategy, draws.c.outcome, draws.c.inclusion_probability, draws.c.audit)
-    last = _of_draws(select(*columns, draws.c.sample_id), model).order_by(draws.c.stored_at.desc())
-    drawn = last.limit(limit).subquery()
-    query = select(drawn, samples.c.prediction).outerjoin(samples, samples.c.id == drawn.c.sample_id)
+    last = _of_draws(select(*columns, draws.c.model, draws.c.sample_id), model)
+    drawn = last.order_by(draws.c.stored_at.desc()).limit(limit).subquery()
+    of_draw = (samples.c.model == drawn.c.model) & (samples.c.id == drawn.c.sample_id)
+    query = select(drawn, samples.c.prediction).outerjoin(samples, of_draw)
     return [
         RecentDraw(
             row.strategy, row.outcome, row.inclusion_probability, bool(row.audit), _shown(row.prediction)

@@ -12,7 +12,7 @@ from retrain.data_collection.duplicates.likeness import LikenessIndex
 from retrain.data_collection.duplicates.near_duplicates import Match
 from retrain.data_collection.duplicates.perceptual_hash import PerceptualHash, perceptual_hash
 from retrain.data_collection.prediction import inside, read_prediction
-from retrain.data_collection.sample import DataSample
+from retrain.data_collection.sample import DataSample, SampleKey
 from retrain.data_collection.spool.offer import Offer, decode_offer
 from retrain.data_collection.store.samples import FORGOTTEN, Arrival, Draw, SampleStore
 from retrain.errors import BadInput
@@ -157,7 +157,11 @@ class Intake:
         """The sample it repeats, which is stored or is about to be: what was deleted or never came is forgotten."""
         assert self._likeness is not None
         while (match := self._likeness.find(sample.model, picture, sample.camera)) is not None:
-            if match.id in arriving or match.id == sample.id or self._store.known([match.id]):
+            if (
+                match.id in arriving
+                or match.id == sample.id
+                or self._store.known([SampleKey(sample.model, match.id)])
+            ):
                 return match
             self._likeness.forget(sample.model, match.id)
         return None

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import Column, Connection, insert, select
+from sqlalchemy import Column, Connection, insert, select, tuple_
 
 from retrain.data_collection.duplicates.perceptual_hash import PerceptualHash
 from retrain.data_collection.forgetting.tombstones import Tombstones, read_tombstones
-from retrain.data_collection.sample import DataSample
+from retrain.data_collection.sample import DataSample, SampleKey
 from retrain.data_collection.store.packs import SamplePacks
 from retrain.errors import BadInput, NotFound, Unavailable
 from retrain.storage.blobs import BlobStore
@@ -30,7 +30,7 @@ class Draw:
     Attributes:
         id: of its record in the spool; storing it again changes nothing.
         outcome: stored, duplicate, near-duplicate, rejected or forgotten.
-        sample_id: the sample with its picture; None when it was rejected or forgotten.
+        sample_id: the model's sample with its picture; None when it was rejected or forgotten.
     """
 
     id: str
@@ -45,6 +45,11 @@ class Draw:
     outcome: str
     detail: str = ""
     sample_id: str | None = None
+
+    @property
+    def sample(self) -> SampleKey | None:
+        """The sample with its picture."""
+        return None if self.sample_id is None else SampleKey(self.model, self.sample_id)
 
 
 @dataclass(frozen=True)
@@ -61,52 +66,62 @@ class Arrival:
     picture: PerceptualHash | None = None
     taken_at: float | None = None
 
+    @property
+    def key(self) -> SampleKey | None:
+        """The sample with its picture: its own, or the stored one it repeats."""
+        return self.draw.sample if self.sample is None else self.sample.key
+
 
 @dataclass(frozen=True)
 class _Known:
     """What the index says about arrivals: draws and samples that are there, and what must not be."""
 
     draws: set[str]
-    samples: set[str]
+    samples: set[SampleKey]
     tombstones: Tombstones
 
     @classmethod
     def read(cls, connection: Connection, arrivals: Sequence[Arrival]) -> Self:
         made = [arrival.draw for arrival in arrivals]
-        named = [name for arrival in arrivals if (name := _sample_id(arrival)) is not None]
+        named = [key for arrival in arrivals if (key := arrival.key) is not None]
         return cls(
             _among(connection, draws.c.id, [draw.id for draw in made]),
-            _among(connection, samples.c.id, named),
-            read_tombstones(connection, named, (draw.camera for draw in made), (draw.model for draw in made)),
+            _stored(connection, named),
+            read_tombstones(
+                connection,
+                (key.id for key in named),
+                (draw.camera for draw in made),
+                (draw.model for draw in made),
+            ),
         )
 
     def is_forgotten(self, arrival: Arrival) -> bool:
-        draw = arrival.draw
-        return self.tombstones.cover(_sample_id(arrival), draw.camera, draw.model, _taken_at(arrival))
+        draw, key = arrival.draw, arrival.key
+        return self.tombstones.cover(key and key.id, draw.camera, draw.model, _taken_at(arrival))
 
-    def fresh(self, arrivals: Sequence[Arrival]) -> dict[str, Arrival]:
+    def fresh(self, arrivals: Sequence[Arrival]) -> dict[SampleKey, Arrival]:
         """Samples to be stored; of equal images the first wins, hence the reversal."""
         return {
-            one.sample.id: one
+            one.sample.key: one
             for one in reversed(arrivals)
             if one.sample is not None
             and one.draw.id not in self.draws
-            and one.sample.id not in self.samples
+            and one.sample.key not in self.samples
             and not self.is_forgotten(one)
         }
 
-    def outcome(self, arrival: Arrival, fresh: Mapping[str, Arrival]) -> Draw:
+    def outcome(self, arrival: Arrival, fresh: Mapping[SampleKey, Arrival]) -> Draw:
         """The draw as it is stored."""
-        draw, name = arrival.draw, _sample_id(arrival)
+        draw, key = arrival.draw, arrival.key
         if self.is_forgotten(arrival):
             hidden = self.tombstones.cover_camera(draw.camera, _taken_at(arrival))
             camera = FORGOTTEN if hidden else draw.camera
             return replace(draw, outcome=FORGOTTEN, detail="", sample_id=None, camera=camera)
         if arrival.sample is not None:
-            first = fresh.get(arrival.sample.id)
+            first = fresh.get(arrival.sample.key)
             is_first = first is not None and first.draw.id == draw.id
-            return replace(draw, outcome="stored" if is_first else "duplicate", sample_id=name)
-        if name is not None and name not in self.samples and name not in fresh:
+            return replace(draw, outcome="stored" if is_first else "duplicate", sample_id=arrival.sample.id)
+        if key is not None and key not in self.samples and key not in fresh:
             gone = "The stored picture that it repeats was deleted since."
             return replace(draw, outcome="rejected", detail=gone, sample_id=None)
         return draw
@@ -128,10 +143,10 @@ class SampleStore:
     def __init__(self, state: StateStore, blobs: BlobStore, cache: Path, owner: str) -> None:
         self._state, self._packs = state, SamplePacks(state, blobs, cache, owner)
 
-    def known(self, digests: Sequence[str]) -> set[str]:
-        """Those of the image digests that are samples already."""
+    def known(self, keys: Sequence[SampleKey]) -> set[SampleKey]:
+        """Those of the samples that are stored already."""
         with self._state.read() as connection:
-            return _among(connection, samples.c.id, digests)
+            return _stored(connection, keys)
 
     def known_draws(self, ids: Sequence[str]) -> set[str]:
         """Those of the draws that were stored before."""
@@ -202,7 +217,7 @@ class SampleStore:
     def _pack_of(self, sample: DataSample) -> str:
         """Asked each time: packs are replaced when some of their images are forgotten."""
         with self._state.read() as connection:
-            query = select(samples.c.pack).where(samples.c.id == sample.id)
+            query = select(samples.c.pack).where(samples.c.model == sample.model, samples.c.id == sample.id)
             pack: str | None = connection.execute(query).scalar()
         if pack is None:
             raise NotFound(
@@ -220,16 +235,22 @@ def _among(connection: Connection, column: Column[str], keys: Sequence[str]) -> 
     return found
 
 
-def _sample_id(arrival: Arrival) -> str | None:
-    """The sample with its picture: its own, or the stored one it repeats."""
-    return arrival.draw.sample_id if arrival.sample is None else arrival.sample.id
+def _stored(connection: Connection, keys: Sequence[SampleKey]) -> set[SampleKey]:
+    """Those of the samples that are in the index."""
+    found: set[SampleKey] = set()
+    pairs = _ASKED_AT_ONCE // 2
+    for start in range(0, len(keys), pairs):
+        among = tuple_(samples.c.model, samples.c.id).in_(keys[start : start + pairs])
+        rows = connection.execute(select(samples.c.model, samples.c.id).where(among))
+        found |= {SampleKey(row.model, row.id) for row in rows}
+    return found
 
 
 def _taken_at(arrival: Arrival) -> float:
     return arrival.draw.captured_at if arrival.taken_at is None else arrival.taken_at
 
 
-def _images(fresh: Mapping[str, Arrival]) -> dict[str, bytes]:
+def _images(fresh: Mapping[SampleKey, Arrival]) -> dict[str, bytes]:
     return {one.sample.file_name: one.image for one in fresh.values() if one.sample is not None}
 
 

@@ -146,7 +146,7 @@ def select_samples(
             chosen = waiting.subquery()
             connection.execute(
                 update(samples)
-                .where(samples.c.id.in_(select(chosen.c.id)), samples.c.cycle_id.is_(None))
+                .where(waiting_condition(model), samples.c.id.in_(select(chosen.c.id)))
                 .values(cycle_id=cycle_id)
             )
             claimed = _claimed(connection, cycle_id)

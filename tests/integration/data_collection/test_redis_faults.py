@@ -70,7 +70,7 @@ def test_what_redis_acknowledged_survives_its_kill(own_server, name):
     def produce():
         for number in range(100_000):
             try:
-                stream.put([StreamRecord(f"r{number}", b"body", b"image %d" % number)])
+                stream.put([StreamRecord(f"r{number}", b"body", "m", b"image %d" % number)])
             except Unavailable:
                 gone.set()
                 return

@@ -5,17 +5,22 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from retrain.data_collection.redis_backend.care import StreamCare
-from retrain.data_collection.redis_backend.records import StreamFull, StreamRecord
+from retrain.data_collection.redis_backend.records import StreamFull, StreamRecord, image_name
 from retrain.data_collection.redis_backend.server import StreamServer
 from retrain.data_collection.redis_backend.stream import RedisStream
+from retrain.data_collection.sample import SampleKey
 from retrain.errors import ConfigError
 from retrain.storage.digests import content_digest
 
 DAY_S = 86_400
 
 
-def record(number, image=b"", **more):
-    return StreamRecord(f"r{number}", b"body %d" % number, image, **more)
+def record(number, image=b"", model="m", **more):
+    return StreamRecord(f"r{number}", b"body %d" % number, model, image, **more)
+
+
+def named(image, model="m"):
+    return image_name(SampleKey(model, content_digest(image)))
 
 
 def take_all(stream, limit=100):
@@ -42,7 +47,7 @@ def test_what_was_put_is_taken_in_order_with_its_image(stream):
         ("r3", b"body 3", "gone"),
     ]
     assert [one.image_bytes for one in taken] == [3, 3, 0]
-    assert end.images(taken) == {content_digest(b"one"): b"one", content_digest(b"two"): b"two"}
+    assert end.images(taken) == {named(b"one"): b"one", named(b"two"): b"two"}
 
 
 def test_what_was_put_before_any_drainer_existed_is_taken(stream):
@@ -58,7 +63,7 @@ def test_an_image_is_sent_once_while_records_of_it_wait(stream, redis, name):
 
     taken = end.take(10).entries
     assert repeated == [1, 1]
-    assert end.images(taken) == {content_digest(b"same"): b"same"}
+    assert end.images(taken) == {named(b"same"): b"same"}
     assert StreamCare(redis, name).depth().image_bytes == 4
 
 
@@ -69,7 +74,7 @@ def test_an_image_waits_until_the_last_record_of_it_is_done(stream):
 
     end.done([first], {})
 
-    assert end.images([second]) == {second.digest: b"same"}
+    assert end.images([second]) == {second.image_name: b"same"}
     end.done([second], {})
     assert end.images([second]) == {}
 
@@ -77,13 +82,13 @@ def test_an_image_waits_until_the_last_record_of_it_is_done(stream):
 def test_an_image_known_to_be_stored_is_not_sent_again(stream):
     end = stream()
     end.put([record(1, b"same")])
-    end.done(end.take(10).entries, {content_digest(b"same"): (640, 480)})
+    end.done(end.take(10).entries, {named(b"same"): (640, 480)})
 
     repeated = end.put([record(2, b"same")])
 
     [entry] = end.take(10).entries
     assert repeated == 1
-    assert (entry.stored_size, entry.digest, entry.has_image) == ((640, 480), content_digest(b"same"), False)
+    assert (entry.stored_size, entry.image_name, entry.has_image) == ((640, 480), named(b"same"), False)
 
 
 def test_an_image_that_was_not_stored_is_sent_again(stream):
@@ -92,14 +97,14 @@ def test_an_image_that_was_not_stored_is_sent_again(stream):
     end.done(end.take(10).entries, {})
 
     assert end.put([record(2, b"odd")]) == 0
-    assert end.images(end.take(10).entries) == {content_digest(b"odd"): b"odd"}
+    assert end.images(end.take(10).entries) == {named(b"odd"): b"odd"}
 
 
 def test_a_stored_image_is_remembered_as_long_as_it_comes_every_day_and_then_for_a_day(stream):
     today = [10.5 * DAY_S]
     end = stream(clock=lambda: today[0])
     end.put([record(1, b"same")])
-    end.done(end.take(10).entries, {content_digest(b"same"): (1, 1)})
+    end.done(end.take(10).entries, {named(b"same"): (1, 1)})
 
     repeats = []
     for day in (11.1, 12.9, 15.0):
@@ -113,7 +118,7 @@ def test_what_is_remembered_expires_and_is_bounded(stream, redis, name):
     end = stream(max_remembered=3)
     images = [b"image %d" % number for number in range(5)]
     end.put([record(number, image) for number, image in enumerate(images)])
-    end.done(end.take(10).entries, {content_digest(image): (1, 1) for image in images})
+    end.done(end.take(10).entries, {named(image): (1, 1) for image in images})
 
     assert end.put([record(10 + number, image) for number, image in enumerate(images)]) == 3
     [key] = [key for key in keys_left(redis, name) if "stored" in key]
@@ -124,9 +129,9 @@ def test_what_is_remembered_expires_and_is_bounded(stream, redis, name):
 def test_an_image_that_was_deleted_from_the_index_is_sent_again_once_redis_is_told(stream):
     end = stream()
     end.put([record(1, b"same")])
-    end.done(end.take(10).entries, {content_digest(b"same"): (1, 1)})
+    end.done(end.take(10).entries, {named(b"same"): (1, 1)})
 
-    end.forget([content_digest(b"same")])
+    end.forget([named(b"same")])
 
     assert end.put([record(2, b"same")]) == 0
 
@@ -188,7 +193,7 @@ def test_an_image_that_goes_while_it_is_put_is_sent_after_all(stream, monkeypatc
 
     taken = end.take(10).entries
     assert [one.record for one in taken] == ["r2", "r3"]
-    assert end.images(taken) == {content_digest(b"same"): b"same"}
+    assert end.images(taken) == {named(b"same"): b"same"}
 
 
 def test_drainers_that_take_at_once_never_share_an_entry(stream):
@@ -308,7 +313,7 @@ def test_a_dead_letter_keeps_its_image_and_comes_back_as_new_when_it_is_revived(
 
     [entry] = end.take(10).entries
     assert (entry.record, entry.deliveries, care.depth().dead) == ("r1", 1, 0)
-    assert end.images([entry]) == {entry.digest: b"image"}
+    assert end.images([entry]) == {entry.image_name: b"image"}
 
 
 def test_dead_letters_count_towards_the_limit(stream):
@@ -357,7 +362,7 @@ def test_done_twice_counts_once(stream):
     end.done([first], {})
     end.done([first], {})
 
-    assert end.images([second]) == {second.digest: b"same"}
+    assert end.images([second]) == {second.image_name: b"same"}
 
 
 def test_the_depth_says_what_waits_where(stream, redis, name):

@@ -105,6 +105,27 @@ def test_the_same_image_is_stored_once_and_every_draw_of_it_is_known(route, coll
     assert {sample.confidence for sample in stored(state)} == {0.5}
 
 
+@pytest.mark.parametrize("batches", [1, 2])
+def test_two_models_that_see_the_same_image_have_a_sample_each(
+    route, collecting, state, blobs, tmp_path, batches
+):
+    way, second = route(), collector(tmp_path, state, blobs, model="second")
+
+    collecting.collect(image=png(1), confidence=0.5)
+    if batches == 2:
+        way.bring()
+    second.collect(image=png(1), confidence=0.6)
+    way.bring()
+    collecting.collect(image=png(1), confidence=0.5)
+    second.collect(image=png(1), confidence=0.6)
+    way.bring()
+
+    assert outcomes(state) == {"stored": 2, "duplicate": 2}
+    found = {sample.model: sample for sample in stored(state)}
+    assert {model: sample.confidence for model, sample in found.items()} == {"m": 0.5, "second": 0.6}
+    assert all(way.store.image(sample) == png(1) for sample in found.values())
+
+
 def test_equal_pixels_are_stored_once_without_loss_whenever_they_come(route, collecting, state):
     pixels, way = np.random.default_rng(0).integers(0, 256, (10, 14, 3), dtype=np.uint8), route()
 

@@ -185,7 +185,7 @@ def test_an_image_gone_from_redis_is_rejected_with_the_reason(route, collecting,
 def test_a_record_of_another_version_is_put_aside_and_stored_by_whoever_can_read_it(
     route, collecting, state, redis, name
 ):
-    route.stream.put([StreamRecord("s:0", msgspec.msgpack.encode(["other version"]), png(1))])
+    route.stream.put([StreamRecord("s:0", msgspec.msgpack.encode(["other version"]), "m", png(1))])
     collecting.collect(image=png(2), confidence=0.5)
 
     report = route.bring()
@@ -223,7 +223,7 @@ def test_a_frame_that_makes_drainers_fail_is_put_aside_and_the_others_are_stored
 
     assert failures == 5
     assert {sample.id for sample in stored(state)} == {content_digest(png(n)) for n in range(6) if n != 3}
-    assert [letter.entry.digest for letter in StreamCare(redis, name).dead_letters()] == [
+    assert [letter.entry.sample.id for letter in StreamCare(redis, name).dead_letters()] == [
         content_digest(png(3))
     ]
 

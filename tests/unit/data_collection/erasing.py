@@ -29,10 +29,10 @@ def is_exact(state, blobs):
     """Whether the packs of the index, those rows name and those in the blob store are the same, and none is too big."""
     with state.read() as connection:
         rows = connection.execute(select(packs.c.id, packs.c.state, packs.c.images)).all()
-        named = list(connection.execute(select(samples.c.pack)).scalars())
+        named = connection.execute(select(samples.c.pack, samples.c.file_name).distinct()).all()
     there = {Path(key).stem for key in blobs.keys("packs/")}
     return (
-        {row.id for row in rows} == set(named) == there
+        {row.id for row in rows} == {row.pack for row in named} == there
         and {row.state for row in rows} <= {"stored"}
         and sum(row.images for row in rows) == len(named)
     )

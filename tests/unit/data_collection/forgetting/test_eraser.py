@@ -13,7 +13,7 @@ from retrain.data_collection.forgetting.eraser import Eraser
 from retrain.data_collection.forgetting.forget import Scope, forget
 from retrain.data_collection.forgetting.removal import remove_samples
 from retrain.data_collection.forgetting.tombstones import bury
-from retrain.data_collection.sample import DataSample
+from retrain.data_collection.sample import DataSample, SampleKey
 from retrain.data_collection.store.packs import SamplePacks, pack_key
 from retrain.data_collection.store.samples import Arrival, Draw, SampleStore
 from retrain.errors import BadInput, LeaseLost, NotFound, PostConditionFailed, Unavailable
@@ -264,7 +264,7 @@ def test_a_pack_that_another_is_about_to_delete_is_not_used(state, blobs, tmp_pa
 def test_a_sample_deleted_while_its_pack_is_replaced_is_not_in_the_new_pack(state, blobs, store, tmp_path):
     def delete_second():
         with state.write() as connection:
-            remove_samples(connection, [sample_id(2)], "expired")
+            remove_samples(connection, [SampleKey("m", sample_id(2))], "expired")
 
     store.add([arrival(1), arrival(2), arrival(3)], NOW)
     slow = Meanwhile(blobs.root)

@@ -166,6 +166,18 @@ def test_labels_and_likenesses_of_a_forgotten_sample_go(collect, eraser, state):
             assert list(connection.execute(select(table.c.sample_id)).scalars()) == [kept]
 
 
+def test_a_forgotten_picture_goes_from_every_model(collect, service, eraser, state, tmp_path):
+    [name] = collect(1)
+    other = service(model="other")
+    other.collect(image=png_bytes(1), confidence=0.5)
+    other.flush()
+
+    report = forget(eraser, Scope((name,)), now=NOW)
+
+    assert (report.samples, stored(state)) == ((name,), {})
+    assert files_with(tmp_path / "blobs", png_bytes(1)) == []
+
+
 def test_a_forgotten_camera_loses_its_samples_and_its_name_and_other_cameras_nothing(collect, eraser, state):
     collect(1, 2, camera="gate")
     kept = collect(3, camera="yard")

@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import update
+from sqlalchemy import insert, select, update
 
 from retrain.data_collection.collector import DataCollectionService
 from retrain.data_collection.forgetting.eraser import Eraser
@@ -11,7 +11,7 @@ from retrain.data_collection.store.samples import SampleStore
 from retrain.errors import ConfigError, Unavailable
 from retrain.storage.blobs import LocalBlobs
 from retrain.storage.digests import content_digest
-from retrain.storage.schema import samples
+from retrain.storage.schema import annotations, likenesses, samples
 from retrain.storage.state import open_state
 from tests.unit.data_collection.conftest import png_bytes
 from tests.unit.data_collection.erasing import drawn, files_with, is_exact, pack_bytes, stored
@@ -55,6 +55,30 @@ def test_what_is_older_than_the_limit_goes_oldest_first_and_the_rest_stays(colle
     assert report.samples == (ids[1], ids[3])
     assert stored(state).keys() == {ids[2], ids[4]}
     assert files_with(tmp_path / "blobs", png_bytes(1)) == files_with(tmp_path / "blobs", png_bytes(3)) == []
+
+
+def test_what_another_model_has_of_the_same_image_stays_with_its_labels(
+    collect, service, eraser, state, blobs, tmp_path
+):
+    [name] = collect({1: 40}).values()
+    other = service(clock=lambda: NOW, model="other")
+    other.collect(image=png_bytes(1), confidence=0.5, metadata={"captured_at": NOW - DAY})
+    other.flush()
+    start_cycle(state, "o", model="other")
+    label = {"sample_id": name, "source": "human", "annotator": "a", "objects": {}, "made_at": 1.0}
+    with state.write() as connection:
+        connection.execute(insert(annotations), [{**label, "cycle_id": f"cycle-{one}"} for one in "mo"])
+
+    report = retain(eraser, RetentionPolicy(max_age_s=30 * DAY), NOW)
+
+    [sample] = stored(state).values()
+    assert (report.samples, sample.model) == ((name,), "other")
+    assert SampleStore(state, blobs, tmp_path / "cache", "a").image(sample) == png_bytes(1)
+    with state.read() as connection:
+        assert list(connection.execute(select(annotations.c.cycle_id)).scalars()) == ["cycle-o"]
+        assert list(connection.execute(select(likenesses.c.model)).scalars()) == ["other"]
+    assert {draw.model: draw.outcome for draw in drawn(state)} == {"m": "expired", "other": "stored"}
+    assert is_exact(state, blobs)
 
 
 def test_a_camera_whose_clock_runs_ahead_does_not_keep_its_samples_for_ever(collect, eraser, state):

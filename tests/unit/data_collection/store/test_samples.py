@@ -6,7 +6,7 @@ import pytest
 
 from retrain.boxes import Detections
 from retrain.data_collection.duplicates.perceptual_hash import perceptual_hash
-from retrain.data_collection.sample import DataSample
+from retrain.data_collection.sample import DataSample, SampleKey
 from retrain.data_collection.store.packs import pack_key
 from retrain.data_collection.store.samples import Arrival, Draw, SampleStore
 from retrain.errors import BadInput, NotFound, StorageFull, Unavailable
@@ -150,8 +150,8 @@ def test_more_arrivals_than_one_query_can_name_are_added(store, state):
 def test_only_what_is_there_is_known(store):
     store.add([arrival(1)], NOW)
 
-    digest = content_digest(png_bytes(1))
-    assert store.known([digest, content_digest(png_bytes(2))]) == {digest}
+    stored, other = (SampleKey("m", content_digest(png_bytes(number))) for number in (1, 2))
+    assert store.known([stored, other, SampleKey("other", stored.id)]) == {stored}
     assert store.known_draws(["draw 1", "draw 2"]) == {"draw 1"}
 
 

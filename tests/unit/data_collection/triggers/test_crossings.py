@@ -25,7 +25,7 @@ from retrain.data_collection.triggers.policy import TriggerPolicy
 from retrain.errors import BadInput, ConfigError, LeaseLost, NotFound
 from retrain.storage.schema import cycles
 from retrain.storage.state import open_state
-from tests.unit.data_collection.stored_rows import answer, sample_row, store, store_many
+from tests.unit.data_collection.stored_rows import answer, sample_row, store, store_many, waiting_ids
 
 fork = multiprocessing.get_context("fork")
 
@@ -297,6 +297,14 @@ def test_a_selection_takes_the_oldest_and_later_samples_do_not_join_it(state, fi
     assert [sample.id for sample in cycle_samples(state, "c")] == first
     assert waiting_count(state, "m") == 4
     assert set(select_samples(state, "m", "d", limit=50)).isdisjoint(first)
+
+
+def test_a_selection_leaves_what_another_model_has_of_the_same_images(state):
+    store(state, [{**sample_row(1, 1.0, model=model), "id": "same"} for model in ("m", "other")])
+
+    assert select_samples(state, "m", "c", limit=3) == ["same"]
+
+    assert waiting_ids(state, "other") == {"same"}
 
 
 def test_a_selection_killed_before_its_commit_claims_nothing(state, state_url, fill):
