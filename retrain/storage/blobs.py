@@ -9,12 +9,15 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
+
+import psutil
 
 from retrain.errors import BadInput, ConfigError, NotFound, PostConditionFailed, StorageFull, Unavailable
 from retrain.storage.files import beside, disk_errors, whole_file
@@ -23,6 +26,7 @@ _SEGMENT = r"[A-Za-z0-9_=+@-][A-Za-z0-9._=+@-]{0,199}"
 _KEY = re.compile(rf"{_SEGMENT}(/{_SEGMENT})*")
 _PART_BYTES = 8 * 2**20
 _DAY_S = 86_400
+_HOST = socket.gethostname().replace("/", "_")[:100]
 
 
 class BlobStore(Protocol):
@@ -53,6 +57,9 @@ class BlobStore(Protocol):
     def fetch(self, key: str, target: Path) -> None:
         """Write the bytes to `target`, which appears complete or not at all, or `NotFound`."""
 
+    def remove_unfinished(self) -> None:
+        """Delete the bytes of puts that were killed; what may still be under way stays."""
+
 
 class LocalBlobs:
     """Blobs as plain files under one folder."""
@@ -63,9 +70,7 @@ class LocalBlobs:
         self._incoming = self.root / ".incoming"
         with disk_errors(self.root):
             self._incoming.mkdir(parents=True, exist_ok=True)
-            for left in self._incoming.iterdir():
-                if left.stat().st_mtime < time.time() - _DAY_S:
-                    left.unlink(missing_ok=True)
+        self.remove_unfinished()
 
     def put(self, key: str, data: bytes) -> None:
         target = self._path(key)
@@ -99,6 +104,21 @@ class LocalBlobs:
         with self._open(key) as source, whole_file(target, beside(target)) as file:
             shutil.copyfileobj(source, file, _PART_BYTES)
 
+    def remove_unfinished(self) -> None:
+        """A put of another machine that shares the folder counts as killed after a day."""
+        with disk_errors(self.root):
+            for left in self._incoming.iterdir():
+                writer, _, host = left.name.partition("-")
+                with suppress(FileNotFoundError):
+                    written_at = left.stat().st_mtime
+                    is_ours = writer.isdecimal() and host.startswith(_HOST)
+                    if (
+                        not _is_writing(int(writer), written_at)
+                        if is_ours
+                        else written_at < time.time() - _DAY_S
+                    ):
+                        left.unlink()
+
     def _path(self, key: str) -> Path:
         return self.root / _checked(key)
 
@@ -115,7 +135,7 @@ class LocalBlobs:
 
     @contextmanager
     def _arriving(self, target: Path) -> Iterator[IO[bytes]]:
-        with whole_file(target, self._incoming / f"{os.getpid()}-{secrets.token_hex(8)}") as file:
+        with whole_file(target, self._incoming / f"{os.getpid()}-{_HOST}-{secrets.token_hex(8)}") as file:
             yield file
 
     def _walk(self, folder: str) -> Iterator[str]:
@@ -200,6 +220,27 @@ class S3Blobs:
             body = client.get_object(Bucket=self._bucket, Key=self._full(key))["Body"]
             with body, whole_file(target, beside(target)) as file:
                 shutil.copyfileobj(body, file, _PART_BYTES)
+
+    def remove_unfinished(self) -> None:
+        """Abort multipart uploads that began more than a day ago: nobody can see whether one still goes on."""
+        with self._errors(self._prefix) as client:
+            for upload in self._uploads(client):
+                if upload["Initiated"].timestamp() < time.time() - _DAY_S:
+                    client.abort_multipart_upload(
+                        Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
+
+    def _uploads(self, client: Any) -> list[dict[str, Any]]:
+        """Multipart uploads that nobody completed; none for a store that cannot list them (rclone)."""
+        pages = client.get_paginator("list_multipart_uploads").paginate(
+            Bucket=self._bucket, Prefix=self._prefix
+        )
+        try:
+            return [upload for page in pages for upload in page.get("Uploads", [])]
+        except client.exceptions.ClientError as error:
+            if error.response["Error"].get("Code") in {"NoSuchUpload", "NotImplemented", "MethodNotAllowed"}:
+                return []
+            raise
 
     def _full(self, key: str) -> str:
         return self._prefix + _checked(key)
@@ -301,6 +342,17 @@ def _checked(key: str) -> str:
             f"A blob key is a relative path of at most 500 letters, digits and . _ = + @ -, but got {key!r}."
         )
     return key
+
+
+def _is_writing(pid: int, written_at: float) -> bool:
+    """Whether the process that wrote at that time still runs; another may have got its number since."""
+    if pid == os.getpid():
+        return True
+    try:
+        process = psutil.Process(pid)
+        return bool(process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= written_at)
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextmanager

@@ -1,17 +1,14 @@
 """Deletes image bytes that no sample names any more: from packs, from this machine's copies, from half-done writes."""
 
-import contextlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 from sqlalchemy import Connection, func, select, update
 
 from retrain.data_collection.forgetting.tombstones import read_tombstones
 from retrain.data_collection.store.packs import ARRIVING, STORED, Guard, SamplePacks
 from retrain.errors import BadInput, NotFound, PostConditionFailed
-from retrain.storage.blobs import BlobStore, LocalBlobs
+from retrain.storage.blobs import BlobStore
 from retrain.storage.schema import packs, samples
 from retrain.storage.state import StateStore
 
@@ -56,7 +53,7 @@ class Eraser:
             PostConditionFailed: some packs could not be replaced; all others were.
         """
         self._packs.delete_leftovers()
-        _remove_half_put(self._blobs)
+        self._blobs.remove_unfinished()
         freed, failed = [], {}
         for pack in self._wasteful():
             try:
@@ -150,25 +147,3 @@ def _failure(failed: dict[str, str]) -> str:
         f"{len(failed)} packs still hold images of deleted samples, because the others in them cannot be read: {shown} "
         "Mend the blob store and call again, or forget the samples of these packs, too: then they are deleted unread."
     )
-
-
-def _remove_half_put(blobs: BlobStore) -> None:
-    """Delete what killed processes of this machine half put into a folder; other stores have rules of their own."""
-    if not isinstance(blobs, LocalBlobs):
-        return
-    for file in (blobs.root / ".incoming").iterdir():
-        writer = file.name.partition("-")[0]
-        with contextlib.suppress(FileNotFoundError):
-            if writer.isdecimal() and not _is_writing(int(writer), file.stat().st_mtime):
-                file.unlink()
-
-
-def _is_writing(pid: int, written_at: float) -> bool:
-    """Whether the process that wrote at that time still runs; another may have got its number since."""
-    if pid == os.getpid():
-        return True
-    try:
-        process = psutil.Process(pid)
-        return bool(process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= written_at)
-    except psutil.NoSuchProcess:
-        return False

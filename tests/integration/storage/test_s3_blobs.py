@@ -48,6 +48,32 @@ def test_multipart_uploads_of_exactly_one_and_two_parts_verify(server, tmp_path)
         assert (tmp_path / "out").stat().st_size == size
 
 
+def test_an_upload_that_was_killed_is_aborted_after_a_day_and_no_other_prefix_is_touched(
+    s3_server_moto, monkeypatch
+):
+    bucket, client = s3_server_moto.new_bucket(), s3_server_moto.client
+    blobs = S3Blobs(bucket, "ours", client=client)
+    for key in ("ours/a", "others/a"):
+        upload = client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+        client.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=1, Body=b"half")
+
+    def waiting():
+        return [upload["Key"] for upload in client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])]
+
+    # This server says of every upload that it began in 2010.
+    with monkeypatch.context() as patient:
+        patient.setattr("retrain.storage.blobs._DAY_S", 100 * 365 * 86_400)
+        blobs.remove_unfinished()
+    assert sorted(waiting()) == ["others/a", "ours/a"]
+
+    blobs.remove_unfinished()
+    assert waiting() == ["others/a"]
+
+
+def test_there_is_nothing_to_abort_where_nothing_was_killed(server):
+    S3Blobs(server.new_bucket(), client=server.client).remove_unfinished()
+
+
 def test_a_wrong_secret_is_unavailable_and_is_not_printed(s3_server_rclone, monkeypatch):
     bucket = s3_server_rclone.new_bucket()
     for name, value in s3_server_rclone.environment().items():

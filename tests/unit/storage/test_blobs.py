@@ -1,6 +1,7 @@
 """What only a folder of blobs can get wrong; the contract of all stores is in tests/integration/storage."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ import pytest
 from retrain.errors import BadInput, ConfigError, NotFound, StorageFull, Unavailable
 from retrain.storage.blobs import LocalBlobs, S3Blobs, open_blobs
 from retrain.storage.files import whole_file
+
+DAY_S = 86_400
 
 
 @pytest.fixture
@@ -85,15 +88,46 @@ def test_an_interrupted_block_leaves_no_file(tmp_path):
     assert files(tmp_path) == []
 
 
-def test_what_killed_writers_left_is_swept_after_a_day_and_never_listed(blobs):
-    old, young = blobs.root / ".incoming" / "1-old", blobs.root / ".incoming" / "2-young"
-    for left in (old, young):
-        left.write_bytes(b"half")
-    os.utime(old, (time.time() - 2 * 86_400,) * 2)
+def test_what_killed_writers_left_is_swept_and_what_others_are_putting_is_not(blobs):
+    incoming, host = blobs.root / ".incoming", socket.gethostname()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    ages = {
+        f"{os.getpid()}-{host}-working": 2 * DAY_S,
+        f"{os.getppid()}-{host}-working": 0,
+        f"{os.getppid()}-{host}-number-reused": 10 * 365 * DAY_S,
+        f"{dead.pid}-{host}-killed": 0,
+        f"{dead.pid}-another.host-perhaps-working": DAY_S / 2,
+        f"{os.getppid()}-another.host-killed": 2 * DAY_S,
+    }
+    for name, age in ages.items():
+        (incoming / name).write_bytes(b"half")
+        os.utime(incoming / name, (time.time() - age,) * 2)
+
     again = LocalBlobs(blobs.root)
-    assert not old.exists()
-    assert young.exists()
+
+    assert {path.name.rpartition("-")[2] for path in incoming.iterdir()} == {"working"}
+    assert len(list(incoming.iterdir())) == 3
     assert list(again.keys()) == []
+
+
+def test_a_killed_put_is_swept_by_the_next_process(blobs):
+    writing = """
+import os, signal, sys
+from pathlib import Path
+from retrain.storage.blobs import LocalBlobs
+blobs = LocalBlobs(Path(sys.argv[1]))
+with blobs._arriving(blobs.root / "a") as file:
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", writing, blobs.root], check=False)
+    assert files(blobs.root)
+
+    blobs.remove_unfinished()
+
+    assert files(blobs.root) == []
 
 
 def test_foreign_files_are_not_listed(blobs):

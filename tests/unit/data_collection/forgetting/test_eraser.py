@@ -1,5 +1,6 @@
 import os
 import random
+import socket
 import threading
 import time
 import zipfile
@@ -146,15 +147,13 @@ def expire_all(eraser):
 
 
 def test_what_killed_processes_half_put_is_deleted_and_what_others_are_putting_is_not(state, blobs, eraser):
-    incoming = blobs.root / ".incoming"
-    for name in (f"{DEAD}-a", f"{os.getpid()}-b", f"{os.getppid()}-c", f"{os.getppid()}-reused"):
-        (incoming / name).write_bytes(png_bytes(1))
-    long_ago = time.time() - 10 * 365 * 86_400
-    os.utime(incoming / f"{os.getppid()}-reused", (long_ago, long_ago))
+    incoming, host = blobs.root / ".incoming", socket.gethostname()
+    for pid in (DEAD, os.getpid()):
+        (incoming / f"{pid}-{host}-a").write_bytes(png_bytes(1))
 
     eraser.erase(NOW)
 
-    assert {path.name for path in incoming.iterdir()} == {f"{os.getpid()}-b", f"{os.getppid()}-c"}
+    assert [path.name for path in incoming.iterdir()] == [f"{os.getpid()}-{host}-a"]
 
 
 def test_a_copy_half_fetched_by_a_killed_process_goes_with_its_pack(state, store, eraser, tmp_path):
