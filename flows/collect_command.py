@@ -19,7 +19,8 @@ from flows.collect_model import CHAMPION, LoadedModel, load_model
 from flows.collect_place import collection_place
 from flows.collect_report import Tally, progress_display, show_report
 from retrain.boxes import Detections
-from retrain.config import DataCollection, RetrainConfig
+from retrain.config import RetrainConfig
+from retrain.config_sections import DataCollection
 from retrain.data_collection.checks import check_known
 from retrain.data_collection.collector import AUDIT, DataCollectionService
 from retrain.data_collection.frame import mirrored_back

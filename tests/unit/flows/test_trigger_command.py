@@ -5,7 +5,8 @@ import pytest
 from rich.console import Console
 
 from flows.trigger_command import show_replay, show_triggers
-from retrain.config import DataCollection, RetrainConfig, Section
+from retrain.config import RetrainConfig
+from retrain.config_sections import DataCollection, Section
 from retrain.data_collection.triggers.crossings import mark_emitted, record_crossing
 from retrain.data_collection.triggers.policy import TriggerPolicy
 from retrain.errors import BadInput, ConfigError
