@@ -4,8 +4,9 @@ Everything here is plain Python numbers: on the hot path a numpy scalar costs mo
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+import msgspec
 
 from retrain.boxes import Detections
 from retrain.errors import BadInput
@@ -29,8 +30,7 @@ class Seen(NamedTuple):
         return cls(detections.boxes.tolist(), detections.classes.tolist(), detections.scores.tolist())
 
 
-@dataclass(slots=True)
-class Frame:
+class Frame(msgspec.Struct):
     """One frame as a strategy sees it.
 
     Attributes:

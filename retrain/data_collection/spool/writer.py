@@ -29,6 +29,8 @@ from retrain.errors import BadInput, ConfigError, StorageFull, Unavailable
 
 HEADER = struct.Struct("<4sIIIQ")
 """Magic, `checksum`, bytes of the body, flags, bytes of the image."""
+_HEADER_BYTES = HEADER.size
+_CHECKSUM_START = 0x5350_4F4C
 MAGIC = b"RSP1"
 LINKED = 1
 """Flag: the image is a file in the segment's folder, named by the record's offset."""
@@ -105,63 +107,53 @@ class SpoolWriter:
         self._forget()
         _writers.add(self)
 
-    def append(self, body: bytes, image: bytes = b"") -> None:
+    def append(
+        self,
+        body: bytes | bytearray,
+        image: bytes = b"",
+        file: str | os.PathLike[str] | None = None,
+        file_bytes: int = 0,
+    ) -> None:
         """Store a record; it survives a kill of this process from here on.
 
         Args:
             image: bytes kept with it.
-
-        Raises:
-            SpoolFull: no room; nothing of the record was kept.
-        """
-        size = len(image)
-        header = HEADER.pack(MAGIC, checksum(body, 0, size), len(body), 0, size)
-        with self._lock:
-            if self._offset + HEADER.size + len(body) + size > self._end:
-                self._begin_segment(HEADER.size + len(body) + size)
-            self._write(header, body, image)
-
-    def append_file(self, body: bytes, path: str | os.PathLike[str], size: int) -> None:
-        """Like `append`, with an image file that is linked (copied where it cannot be).
-
-        The caller may delete its own name afterwards, and must not write to the file.
-
-        Args:
-            size: of the file in bytes.
+            file: or its image as a file of `file_bytes`, which is linked (copied where it cannot be). The caller may
+                delete its own name afterwards, and must not write to the file.
 
         Raises:
             SpoolFull: no room; nothing of the record was kept.
             BadInput: the file cannot be read.
         """
-        header = HEADER.pack(MAGIC, checksum(body, LINKED, 0), len(body), LINKED, 0)
+        flags = 0 if file is None else LINKED
+        body_bytes, image_bytes = len(body), len(image)
+        header = HEADER.pack(MAGIC, checksum(body, flags, image_bytes), body_bytes, flags, image_bytes)
+        size = _HEADER_BYTES + body_bytes + image_bytes
         with self._lock:
-            if self._used + size > self.limits.max_bytes:
-                self._make_room(size)
-            if self._offset + HEADER.size + len(body) > self._end:
-                self._begin_segment(HEADER.size + len(body))
-            self._link(path, f"{self._images}/{self._offset}")
-            self._write(header, body, b"")
-            self._used += size
+            if file is not None and self._used + file_bytes > self.limits.max_bytes:
+                self._make_room(file_bytes)
+            if self._offset + size > self._end:
+                self._begin_segment(size)
+            start = self._offset
+            if file is not None:
+                self._link(file, f"{self._images}/{start}")
+                self._used += file_bytes
+            memory, middle, end = self._memory, start + _HEADER_BYTES, start + size
+            assert memory is not None
+            memory[middle : middle + body_bytes] = body
+            if image:
+                memory[end - image_bytes : end] = image
+            # Last and in one copy: a reader meets the record whole or not at all.
+            memory[start:middle] = header
+            if self.limits.sync:
+                page = start - start % mmap.PAGESIZE
+                memory.flush(page, end - page)
+            self._offset = end
 
     def close(self) -> None:
         """Let readers finish and remove this process's segment. The next append begins another."""
         with self._lock:
             self._end_segment()
-
-    def _write(self, header: bytes, body: bytes, image: bytes) -> None:
-        memory, start = self._memory, self._offset
-        assert memory is not None
-        middle = start + HEADER.size
-        end = middle + len(body)
-        memory[middle:end] = body
-        if image:
-            memory[end : end + len(image)] = image
-            end += len(image)
-        memory[start:middle] = header
-        if self.limits.sync:
-            page = start - start % mmap.PAGESIZE
-            memory.flush(page, end - page)
-        self._offset = end
 
     def _link(self, path: str | os.PathLike[str], target: str) -> None:
         try:
@@ -288,9 +280,10 @@ class SpoolWriter:
         self._forget()
 
 
-def checksum(body: bytes, flags: int, image_bytes: int) -> int:
+def checksum(body: bytes | bytearray, flags: int, image_bytes: int) -> int:
     """CRC-32 of a record's body and of what its header says about its image."""
-    return zlib.crc32(body, (image_bytes ^ flags) & 0xFFFFFFFF)
+    # Never 0 for an empty record: magic before zeros, a header half seen, must not look like one.
+    return zlib.crc32(body, _CHECKSUM_START ^ image_bytes ^ flags)
 
 
 def spool_bytes(folder: Path) -> int:

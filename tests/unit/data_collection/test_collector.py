@@ -174,6 +174,13 @@ def test_a_release_given_with_the_frame_wins(service, state, png, seen):
     assert stored(state)[0].release == "b" * 64
 
 
+@pytest.mark.parametrize("given", [0, 0.5, np.float32(0.5), np.float64(0.5)])
+def test_a_confidence_may_be_a_number_of_any_type(service, state, png, given):
+    collected(service(), {"image": png(1), "confidence": given})
+
+    assert stored(state)[0].confidence == given
+
+
 AT_ONCE = {
     "empty": {"image": b""},
     "missing file": {"image_path": "/nowhere/frame.png"},

@@ -44,7 +44,7 @@ def test_a_linked_image_survives_the_deletion_of_its_file(tmp_path):
     frame.write_bytes(b"pixels")
     writer = SpoolWriter(tmp_path / "spool")
 
-    writer.append_file(b"body", frame, 6)
+    writer.append(b"body", file=frame, file_bytes=6)
     frame.unlink()
 
     [record] = everything(tmp_path / "spool")
@@ -60,7 +60,7 @@ def test_where_no_link_is_possible_the_image_is_copied_with_its_times(tmp_path, 
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    SpoolWriter(tmp_path / "spool").append_file(b"body", frame, 6)
+    SpoolWriter(tmp_path / "spool").append(b"body", file=frame, file_bytes=6)
 
     [record] = everything(tmp_path / "spool")
     assert record.image_file.read_bytes() == b"pixels"
@@ -71,7 +71,7 @@ def test_a_missing_image_is_an_error_and_leaves_nothing(tmp_path):
     writer = SpoolWriter(tmp_path)
 
     with pytest.raises(BadInput, match=r"nowhere\.jpg cannot be read: No such file"):
-        writer.append_file(b"body", "/nowhere.jpg", 6)
+        writer.append(b"body", file="/nowhere.jpg", file_bytes=6)
 
     assert everything(tmp_path) == []
     assert list(tmp_path.rglob("*.images/*")) == []
@@ -236,6 +236,37 @@ def test_a_record_whose_header_was_never_written_is_torn(tmp_path):
     assert segment.is_finished()
     assert [record.body for record in segment.records()] == [b"first"]
     assert segment.is_torn()
+
+
+def test_the_header_is_written_last_and_in_one_piece(tmp_path):
+    writer, writes = SpoolWriter(tmp_path), []
+    writer.append(b"first")
+
+    class Watched:
+        def __setitem__(self, where, data):
+            writes.append((where.start, len(data)))
+
+    memory, writer._memory = writer._memory, Watched()
+    writer.append(b"second", b"image")
+    writer._memory = memory
+
+    start = HEADER.size + len(b"first")
+    assert sorted(writes[:-1]) == [(start + HEADER.size, 6), (start + HEADER.size + 6, 5)]
+    assert writes[-1] == (start, HEADER.size)
+
+
+def test_what_fits_the_reserved_segment_is_taken_although_others_filled_the_spool(tmp_path):
+    frame, folder = tmp_path / "frame.jpg", tmp_path / "spool"
+    frame.write_bytes(bytes(3_500))
+    writer = SpoolWriter(folder, SpoolLimits(max_bytes=4_000, segment_bytes=1_000))
+    writer.append(b"first")
+    (folder / "other.spool").write_bytes(bytes(4_000))
+
+    with pytest.raises(SpoolFull):
+        writer.append(b"second", file=frame, file_bytes=3_500)
+    writer.append(b"third")
+
+    assert [record.body for record in everything(folder)] == [b"first", b"third"]
 
 
 def test_a_header_that_is_read_while_it_is_written_is_no_damage(tmp_path):
