@@ -33,8 +33,8 @@ from rich.table import Table
 from retrain.data_collection.collector import DataCollectionService
 from retrain.data_collection.duplicates.likeness import LikenessIndex
 from retrain.data_collection.duplicates.near_duplicates import NearDuplicateRule
+from retrain.data_collection.queue import DataCollectionQueue, SpoolLimits
 from retrain.data_collection.spool.offer import Offer, encode_offer
-from retrain.data_collection.spool.writer import SpoolLimits, SpoolWriter
 from retrain.data_collection.store.drainer import Drainer
 from retrain.data_collection.store.samples import SampleStore
 from retrain.storage.blobs import LocalBlobs, S3Blobs
@@ -293,7 +293,7 @@ def variants(count: int) -> list[bytes]:
 
 
 def drained(folder: Path, images: list[bytes], blobs: LocalBlobs | S3Blobs) -> dict:
-    writer = SpoolWriter(folder / "spool")
+    writer = DataCollectionQueue(folder / "spool")
     for number, image in enumerate(images):
         one = offer()
         # Copies come from cameras of their own, so that each is a picture to store and to compare with others.

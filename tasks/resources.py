@@ -10,8 +10,8 @@ from retrain.config import RetrainConfig, load_config
 from retrain.data_collection.collector import DataCollectionService
 from retrain.data_collection.duplicates.likeness import LikenessIndex
 from retrain.data_collection.duplicates.near_duplicates import NearDuplicateRule
+from retrain.data_collection.queue import SpoolLimits
 from retrain.data_collection.quota import Quota, local_quota
-from retrain.data_collection.spool.writer import SpoolLimits
 from retrain.data_collection.store.samples import SampleStore, owner_of
 from retrain.environment import prepare, writable
 from retrain.errors import ConfigError

@@ -19,6 +19,7 @@ from retrain.data_collection.duplicates.likeness import LikenessIndex, Scope
 from retrain.data_collection.duplicates.near_duplicates import NearDuplicateRule
 from retrain.data_collection.frame import Frame, FrameConfidence
 from retrain.data_collection.frame_reader import FrameReader
+from retrain.data_collection.queue import DataCollectionQueue, SpoolLimits
 from retrain.data_collection.quota import Quota
 from retrain.data_collection.redaction import Redact, redacted
 from retrain.data_collection.spool.offer import (
@@ -29,7 +30,6 @@ from retrain.data_collection.spool.offer import (
     marked,
     plain_prediction,
 )
-from retrain.data_collection.spool.writer import SpoolLimits, SpoolWriter
 from retrain.data_collection.statistics.counters import DROPPED_OLDEST, Counts, OutcomeCounters
 from retrain.data_collection.store.drainer import Drainer
 from retrain.data_collection.store.samples import SampleStore, owner_of
@@ -143,7 +143,7 @@ class DataCollectionService:
         self._redact = redact
         self._flip, self._seed = random.Random(seed).random, seed
         self._counters = OutcomeCounters()
-        self._spool = SpoolWriter(folder / "spool", limits, on_dropped=self._dropped)
+        self._spool = DataCollectionQueue(folder / "spool", limits, on_dropped=self._dropped)
         self._decisions: dict[tuple[bool, str, float], Decision] = {}
         self._warned: set[str] = set()
         self._own_state: StateStore | None = None

@@ -14,8 +14,8 @@ from PIL import Image
 from sqlalchemy import func, select
 
 from retrain.data_collection.collector import DataCollectionService
+from retrain.data_collection.queue import SpoolLimits
 from retrain.data_collection.spool.reader import spool_depth
-from retrain.data_collection.spool.writer import SpoolLimits
 from retrain.data_collection.store.samples import SampleStore
 from retrain.errors import RetrainError
 from retrain.storage.blobs import S3Blobs

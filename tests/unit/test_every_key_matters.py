@@ -141,8 +141,8 @@ def spooled(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
             syncs.append(1)
             super().flush(*where)
 
-    patch.setattr("retrain.data_collection.spool.writer.mmap.mmap", Memory)
-    patch.setattr("retrain.data_collection.spool.writer.time.sleep", waits.append)
+    patch.setattr("retrain.data_collection.queue.mmap.mmap", Memory)
+    patch.setattr("retrain.data_collection.queue.time.sleep", waits.append)
     with production(resources, patch):
         return len(begun), len(syncs), len(waits) > 0, stored_samples(resources)
 

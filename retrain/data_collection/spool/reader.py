@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from retrain.data_collection.spool.writer import (
+from retrain.data_collection.spool.format import (
     HEADER,
     IMAGES,
     LINKED,

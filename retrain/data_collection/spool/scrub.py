@@ -4,8 +4,8 @@ import os
 
 from retrain.data_collection.background import SpoolDrainer
 from retrain.data_collection.spool.drain_pass import only_one
+from retrain.data_collection.spool.format import IMAGES
 from retrain.data_collection.spool.reader import SpoolSegment, segments
-from retrain.data_collection.spool.writer import IMAGES
 
 _ZEROS = bytes(2**20)
 

@@ -13,13 +13,13 @@ from collections import Counter
 from pathlib import Path
 
 from retrain.data_collection.collector import DataCollectionService
+from retrain.data_collection.queue import SpoolLimits
 from retrain.data_collection.redis_backend.care import StreamCare
 from retrain.data_collection.redis_backend.connection import RedisConnection
 from retrain.data_collection.redis_backend.drainer import StreamDrainer
 from retrain.data_collection.redis_backend.forwarder import StreamForwarder
 from retrain.data_collection.redis_backend.stream import RedisStream
 from retrain.data_collection.spool.reader import spool_depth
-from retrain.data_collection.spool.writer import SpoolLimits
 from retrain.data_collection.store.samples import SampleStore
 from retrain.errors import RetrainError
 from retrain.storage.blobs import LocalBlobs

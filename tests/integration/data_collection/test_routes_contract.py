@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from retrain.data_collection.duplicates.likeness import LikenessIndex
+from retrain.data_collection.spool.format import HEADER, MAGIC
 from retrain.data_collection.spool.reader import spool_depth
-from retrain.data_collection.spool.writer import HEADER, MAGIC
 from retrain.errors import StorageFull, Unavailable
 from retrain.storage.blobs import LocalBlobs
 from retrain.storage.digests import content_digest

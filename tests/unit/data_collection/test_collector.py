@@ -452,7 +452,7 @@ def test_a_hook_that_withholds_or_fails_keeps_nothing(service, tmp_path, png, ho
 
 
 def test_a_full_spool_drops_new_frames_counts_them_and_goes_on_when_there_is_room(service, png, caplog):
-    from retrain.data_collection.spool.writer import SpoolLimits
+    from retrain.data_collection.queue import SpoolLimits
 
     collecting = service(limits=SpoolLimits(max_bytes=4000, segment_bytes=1000))
 

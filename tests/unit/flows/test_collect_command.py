@@ -172,13 +172,13 @@ def test_after_kill_9_no_frame_is_missing_and_none_is_stored_twice(
 def test_a_frame_that_could_not_be_taken_stops_the_run_and_does_not_count_as_done(
     collect, frames, monkeypatch, tmp_path
 ):
-    from retrain.data_collection.spool.writer import SpoolFull, SpoolWriter
+    from retrain.data_collection.queue import DataCollectionQueue, SpoolFull
 
     def refuse(*_):
         raise SpoolFull("No space left in here; the frame was not taken.")
 
     with monkeypatch.context() as patched:
-        patched.setattr(SpoolWriter, "append", refuse)
+        patched.setattr(DataCollectionQueue, "append", refuse)
         with pytest.raises(Unavailable, match=r"0\.png was not taken: No space left"):
             collect(frames)
 

@@ -4,7 +4,7 @@ from sqlalchemy import delete, select
 from retrain.data_collection.duplicates.likeness import LikenessIndex
 from retrain.data_collection.duplicates.near_duplicates import NearDuplicateRule
 from retrain.data_collection.duplicates.perceptual_hash import perceptual_hash
-from retrain.data_collection.spool.writer import SpoolLimits
+from retrain.data_collection.queue import SpoolLimits
 from retrain.errors import Unavailable
 from retrain.storage.blobs import LocalBlobs
 from retrain.storage.digests import content_digest

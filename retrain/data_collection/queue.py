@@ -1,4 +1,4 @@
-"""The spool: frames handed over by production on local disk, safe from a killed process before the hand-over returns.
+"""The queue of frames that production hands over: a spool on disk, safe from a kill before the hand-over returns.
 
 One writer per process fills segments of its own, so writers never wait for each other. A segment is a file whose room
 is reserved when it is begun (a full disk is met there and nowhere else) and which is written through memory: half the
@@ -14,27 +14,28 @@ import mmap
 import os
 import secrets
 import shutil
-import struct
 import threading
 import time
 import weakref
-import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from retrain.data_collection.spool.format import (
+    HEADER,
+    IMAGES,
+    LINKED,
+    MAGIC,
+    SEGMENT,
+    checksum,
+    spool_bytes,
+)
+from retrain.data_collection.spool.reader import SpoolSegment, spool_depth
 from retrain.errors import BadInput, ConfigError, StorageFull, Unavailable
 
-HEADER = struct.Struct("<4sIIIQ")
-"""Magic, `checksum`, bytes of the body, flags, bytes of the image."""
 _HEADER_BYTES = HEADER.size
-_CHECKSUM_START = 0x5350_4F4C
-MAGIC = b"RSP1"
-LINKED = 1
-"""Flag: the image is a file in the segment's folder, named by the record's offset."""
-SEGMENT, IMAGES, POSITION = ".spool", ".images", ".position"
 
 WhenFull = Literal["drop_new", "drop_oldest", "block"]
 _HARD_LINK_REFUSED = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES}
@@ -76,8 +77,8 @@ class SpoolFull(StorageFull):
     """The spool has reached its limit, or the disk its end; the frame was not taken."""
 
 
-class SpoolWriter:
-    """Appends records of this process. Safe to share between threads; a forked child gets segments of its own."""
+class DataCollectionQueue:
+    """Between production and whatever drains the folder. Safe for threads; a forked child gets segments of its own."""
 
     def __init__(
         self,
@@ -105,7 +106,7 @@ class SpoolWriter:
         self._has_images = False
         self._offset = self._end = self._used = 0
         self._forget()
-        _writers.add(self)
+        _queues.add(self)
 
     def append(
         self,
@@ -149,6 +150,10 @@ class SpoolWriter:
                 page = start - start % mmap.PAGESIZE
                 memory.flush(page, end - page)
             self._offset = end
+
+    def __len__(self) -> int:
+        """Records that wait in the folder, whoever appended them."""
+        return spool_depth(self.folder).records
 
     def close(self) -> None:
         """Let readers finish and remove this process's segment. The next append begins another."""
@@ -247,8 +252,6 @@ class SpoolWriter:
         Returns:
             How many unread records went with it; None if there is no such segment.
         """
-        from retrain.data_collection.spool.reader import SpoolSegment
-
         for path in sorted(self.folder.glob("*" + SEGMENT)):
             if path.stem == self._stem:
                 # Our own is the oldest left: end it, so that it can go.
@@ -280,33 +283,11 @@ class SpoolWriter:
         self._forget()
 
 
-def checksum(body: bytes | bytearray, flags: int, image_bytes: int) -> int:
-    """CRC-32 of a record's body and of what its header says about its image."""
-    # Never 0 for an empty record: magic before zeros, a header half seen, must not look like one.
-    return zlib.crc32(body, _CHECKSUM_START ^ image_bytes ^ flags)
-
-
-def spool_bytes(folder: Path) -> int:
-    """Bytes of all segments and images of a spool, also those that wait only to be removed."""
-    total = 0
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            try:
-                if entry.name.endswith(IMAGES):
-                    with os.scandir(entry.path) as images:
-                        total += sum(image.stat().st_size for image in images)
-                elif entry.name.endswith(SEGMENT):
-                    total += entry.stat().st_size
-            except FileNotFoundError:
-                continue  # a reader just removed it
-    return total
-
-
-_writers: "weakref.WeakSet[SpoolWriter]" = weakref.WeakSet()
+_queues: "weakref.WeakSet[DataCollectionQueue]" = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    for writer in list(_writers):
+    for writer in list(_queues):
         writer._after_fork()
 
 

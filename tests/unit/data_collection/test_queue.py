@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retrain.data_collection.queue import DataCollectionQueue, SpoolFull, SpoolLimits
+from retrain.data_collection.spool.format import HEADER, MAGIC, SEGMENT, spool_bytes
 from retrain.data_collection.spool.reader import segments, spool_depth
-from retrain.data_collection.spool.writer import HEADER, SpoolFull, SpoolLimits, SpoolWriter, spool_bytes
 from retrain.errors import BadInput, ConfigError
 
 
@@ -20,7 +21,7 @@ def everything(folder):
 @given(records=st.lists(st.tuples(st.binary(max_size=200), st.binary(max_size=200)), max_size=20))
 def test_what_was_appended_is_read_back_in_order(tmp_path_factory, records):
     folder = tmp_path_factory.mktemp("spool")
-    writer = SpoolWriter(folder, SpoolLimits(segment_bytes=300, max_bytes=10**6))
+    writer = DataCollectionQueue(folder, SpoolLimits(segment_bytes=300, max_bytes=10**6))
 
     for body, image in records:
         writer.append(body, image)
@@ -29,8 +30,28 @@ def test_what_was_appended_is_read_back_in_order(tmp_path_factory, records):
     assert spool_depth(folder).records == len(records)
 
 
+def test_its_length_is_what_waits_in_the_folder_whoever_appended_it(tmp_path):
+    one, other = DataCollectionQueue(tmp_path), DataCollectionQueue(tmp_path)
+    one.append(b"a")
+    other.append(b"b")
+    other.append(b"c")
+
+    assert len(one) == len(other) == 3
+
+
+def test_a_header_of_which_a_reader_sees_only_the_magic_is_no_record(tmp_path):
+    queue = DataCollectionQueue(tmp_path)
+    queue.append(b"whole")
+    [segment] = tmp_path.glob("*" + SEGMENT)
+    with segment.open("r+b") as file:
+        file.seek(HEADER.size + len(b"whole"))
+        file.write(MAGIC)
+
+    assert [record.body for record in everything(tmp_path)] == [b"whole"]
+
+
 def test_threads_share_one_writer_without_mixing_their_records(tmp_path):
-    writer = SpoolWriter(tmp_path, SpoolLimits(segment_bytes=5_000, max_bytes=10**7))
+    writer = DataCollectionQueue(tmp_path, SpoolLimits(segment_bytes=5_000, max_bytes=10**7))
     bodies = [bytes([number % 256]) * (number % 90 + 1) for number in range(2000)]
 
     with ThreadPoolExecutor(8) as pool:
@@ -42,7 +63,7 @@ def test_threads_share_one_writer_without_mixing_their_records(tmp_path):
 def test_a_linked_image_survives_the_deletion_of_its_file(tmp_path):
     frame = tmp_path / "frame.jpg"
     frame.write_bytes(b"pixels")
-    writer = SpoolWriter(tmp_path / "spool")
+    writer = DataCollectionQueue(tmp_path / "spool")
 
     writer.append(b"body", file=frame, file_bytes=6)
     frame.unlink()
@@ -60,7 +81,7 @@ def test_where_no_link_is_possible_the_image_is_copied_with_its_times(tmp_path, 
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    SpoolWriter(tmp_path / "spool").append(b"body", file=frame, file_bytes=6)
+    DataCollectionQueue(tmp_path / "spool").append(b"body", file=frame, file_bytes=6)
 
     [record] = everything(tmp_path / "spool")
     assert record.image_file.read_bytes() == b"pixels"
@@ -68,7 +89,7 @@ def test_where_no_link_is_possible_the_image_is_copied_with_its_times(tmp_path, 
 
 
 def test_a_missing_image_is_an_error_and_leaves_nothing(tmp_path):
-    writer = SpoolWriter(tmp_path)
+    writer = DataCollectionQueue(tmp_path)
 
     with pytest.raises(BadInput, match=r"nowhere\.jpg cannot be read: No such file"):
         writer.append(b"body", file="/nowhere.jpg", file_bytes=6)
@@ -79,7 +100,7 @@ def test_a_missing_image_is_an_error_and_leaves_nothing(tmp_path):
 
 @pytest.mark.parametrize("cut", range(1, HEADER.size + 13))
 def test_a_record_cut_short_anywhere_is_not_read_and_those_before_it_are(tmp_path, cut):
-    writer = SpoolWriter(tmp_path)
+    writer = DataCollectionQueue(tmp_path)
     writer.append(b"first", b"image")
     writer.append(b"second", b"image!!")
     writer.close()
@@ -92,7 +113,7 @@ def test_a_record_cut_short_anywhere_is_not_read_and_those_before_it_are(tmp_pat
 
 
 def test_a_damaged_record_is_reported_and_those_behind_it_are_not_lost(tmp_path):
-    writer = SpoolWriter(tmp_path)
+    writer = DataCollectionQueue(tmp_path)
     for body in (b"first", b"second", b"third"):
         writer.append(body, b"image")
     [segment] = segments(tmp_path)
@@ -107,7 +128,7 @@ def test_a_damaged_record_is_reported_and_those_behind_it_are_not_lost(tmp_path)
 
 
 def test_a_damaged_size_does_not_hide_the_records_behind_it(tmp_path):
-    writer = SpoolWriter(tmp_path)
+    writer = DataCollectionQueue(tmp_path)
     for body in (b"first", b"second", b"third"):
         writer.append(body)
     [segment] = segments(tmp_path)
@@ -119,7 +140,7 @@ def test_a_damaged_size_does_not_hide_the_records_behind_it(tmp_path):
 
 
 def test_reading_goes_on_behind_what_was_consumed(tmp_path):
-    writer = SpoolWriter(tmp_path)
+    writer = DataCollectionQueue(tmp_path)
     writer.append(b"first")
     [segment] = segments(tmp_path)
     segment.consumed(next(segment.records()).end)
@@ -131,7 +152,7 @@ def test_reading_goes_on_behind_what_was_consumed(tmp_path):
 
 
 def test_a_segment_is_finished_when_its_writer_closed_it(tmp_path):
-    writer = SpoolWriter(tmp_path)
+    writer = DataCollectionQueue(tmp_path)
     writer.append(b"first")
     [segment] = segments(tmp_path)
 
@@ -143,7 +164,7 @@ def test_a_segment_is_finished_when_its_writer_closed_it(tmp_path):
 
 
 def test_one_reader_at_a_time_has_a_segment(tmp_path):
-    SpoolWriter(tmp_path).append(b"first")
+    DataCollectionQueue(tmp_path).append(b"first")
     [first], [second] = segments(tmp_path), segments(tmp_path)
 
     assert first.lock()
@@ -165,7 +186,7 @@ def fill(writer, count, body=b"x" * 200):
 
 
 def test_drop_new_keeps_to_the_limit_and_what_is_there(tmp_path):
-    writer = SpoolWriter(tmp_path, SpoolLimits(max_bytes=4_000, segment_bytes=1_000))
+    writer = DataCollectionQueue(tmp_path, SpoolLimits(max_bytes=4_000, segment_bytes=1_000))
 
     taken = fill(writer, 100)
 
@@ -177,7 +198,7 @@ def test_drop_new_keeps_to_the_limit_and_what_is_there(tmp_path):
 def test_drop_oldest_keeps_the_newest_and_says_how_many_went(tmp_path):
     dropped = []
     limits = SpoolLimits(max_bytes=4_000, segment_bytes=1_000, when_full="drop_oldest")
-    writer = SpoolWriter(tmp_path, limits, on_dropped=dropped.append)
+    writer = DataCollectionQueue(tmp_path, limits, on_dropped=dropped.append)
 
     for number in range(100):
         writer.append(f"{number:03d}".encode() * 60)
@@ -190,7 +211,7 @@ def test_drop_oldest_keeps_the_newest_and_says_how_many_went(tmp_path):
 
 def test_drop_oldest_leaves_a_segment_that_is_being_read(tmp_path):
     limits = SpoolLimits(max_bytes=4_000, segment_bytes=1_000, when_full="drop_oldest")
-    writer = SpoolWriter(tmp_path, limits)
+    writer = DataCollectionQueue(tmp_path, limits)
     fill(writer, 5)
     reading = segments(tmp_path)[0]
     assert reading.lock()
@@ -203,7 +224,7 @@ def test_drop_oldest_leaves_a_segment_that_is_being_read(tmp_path):
 
 def test_block_waits_for_room_and_then_drops(tmp_path):
     limits = SpoolLimits(max_bytes=2_000, segment_bytes=1_000, when_full="block", block_s=0.3)
-    writer = SpoolWriter(tmp_path, limits)
+    writer = DataCollectionQueue(tmp_path, limits)
     fill(writer, 8)
 
     with pytest.raises(SpoolFull, match=r"at its limit of 2000 bytes.*retrain collect drain"):
@@ -212,7 +233,7 @@ def test_block_waits_for_room_and_then_drops(tmp_path):
 
 def test_room_made_meanwhile_lets_a_blocked_writer_go_on(tmp_path):
     limits = SpoolLimits(max_bytes=2_000, segment_bytes=1_000, when_full="block", block_s=20)
-    writer = SpoolWriter(tmp_path, limits)
+    writer = DataCollectionQueue(tmp_path, limits)
     fill(writer, 8)
 
     with ThreadPoolExecutor(1) as pool:
@@ -223,7 +244,7 @@ def test_room_made_meanwhile_lets_a_blocked_writer_go_on(tmp_path):
 
 
 def test_a_record_whose_header_was_never_written_is_torn(tmp_path):
-    writer = SpoolWriter(tmp_path, SpoolLimits(segment_bytes=1000, max_bytes=10_000))
+    writer = DataCollectionQueue(tmp_path, SpoolLimits(segment_bytes=1000, max_bytes=10_000))
     writer.append(b"first")
     [segment] = segments(tmp_path)
     assert not segment.is_torn()
@@ -239,7 +260,7 @@ def test_a_record_whose_header_was_never_written_is_torn(tmp_path):
 
 
 def test_the_header_is_written_last_and_in_one_piece(tmp_path):
-    writer, writes = SpoolWriter(tmp_path), []
+    writer, writes = DataCollectionQueue(tmp_path), []
     writer.append(b"first")
 
     class Watched:
@@ -258,7 +279,7 @@ def test_the_header_is_written_last_and_in_one_piece(tmp_path):
 def test_what_fits_the_reserved_segment_is_taken_although_others_filled_the_spool(tmp_path):
     frame, folder = tmp_path / "frame.jpg", tmp_path / "spool"
     frame.write_bytes(bytes(3_500))
-    writer = SpoolWriter(folder, SpoolLimits(max_bytes=4_000, segment_bytes=1_000))
+    writer = DataCollectionQueue(folder, SpoolLimits(max_bytes=4_000, segment_bytes=1_000))
     writer.append(b"first")
     (folder / "other.spool").write_bytes(bytes(4_000))
 
@@ -270,7 +291,7 @@ def test_what_fits_the_reserved_segment_is_taken_although_others_filled_the_spoo
 
 
 def test_a_header_that_is_read_while_it_is_written_is_no_damage(tmp_path):
-    writer = SpoolWriter(tmp_path)
+    writer = DataCollectionQueue(tmp_path)
     writer.append(b"first")
     [segment] = segments(tmp_path)
     data = bytearray(segment.path.read_bytes()[: HEADER.size + 5])
@@ -288,13 +309,13 @@ def test_no_room_for_a_segment_means_full_and_leaves_no_file(tmp_path, monkeypat
     monkeypatch.setattr(os, "posix_fallocate", full)
 
     with pytest.raises(SpoolFull, match="No space left"):
-        SpoolWriter(tmp_path).append(b"first")
+        DataCollectionQueue(tmp_path).append(b"first")
 
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_lock_of_a_segment_goes_with_its_writer(tmp_path):
-    writer = SpoolWriter(tmp_path)
+    writer = DataCollectionQueue(tmp_path)
     writer.append(b"x")
     path = segments(tmp_path)[0].path
 
@@ -324,7 +345,7 @@ def test_a_segment_can_be_seen_only_once_it_is_locked(tmp_path, monkeypatch):
         lock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", watched)
-    SpoolWriter(tmp_path).append(b"first")
+    DataCollectionQueue(tmp_path).append(b"first")
 
     assert seen == [[]]
     assert not segments(tmp_path)[0].is_finished()
@@ -335,6 +356,6 @@ def test_what_a_killed_writer_reserved_is_given_back(tmp_path):
         (tmp_path / f".{name}.arriving").write_bytes(bytes(1000))
     os.utime(tmp_path / ".old.arriving", (1, 1))
 
-    SpoolWriter(tmp_path).append(b"first")
+    DataCollectionQueue(tmp_path).append(b"first")
 
     assert [path.name for path in tmp_path.glob(".*.arriving")] == [".new.arriving"]
