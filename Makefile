@@ -42,7 +42,7 @@ format: $(STAMP) ## let ruff format and fix
 check: lint $(STAMP) ## lint and unit tests, before each commit
 	@$(BIN)/python -m pytest tests/unit
 
-bench: $(STAMP) ## measure the loop over 3 seeds, and collection (about 25 minutes)
+bench: $(STAMP) ## measure the loop over 3 seeds, and collection (about 40 minutes)
 	@$(BIN)/python benchmarks/loop.py
 	@$(BIN)/python benchmarks/collection.py
 	@$(BIN)/python benchmarks/near_duplicates.py

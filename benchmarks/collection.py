@@ -202,7 +202,17 @@ def redis_server(folder: Path) -> Iterator[object]:
 
 def offer() -> Offer:
     return Offer(
-        "detector", "0" * 64, "uncertainty", "confidence < 0.7", 1.0, False, 0.0, 0.65, PREDICTION, METADATA
+        "detector",
+        "0" * 64,
+        "uncertainty",
+        "confidence < 0.7",
+        1.0,
+        False,
+        0.01,
+        0.0,
+        0.65,
+        PREDICTION,
+        METADATA,
     )
 
 

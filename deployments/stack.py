@@ -24,9 +24,10 @@ import yaml
 from filelock import FileLock, Timeout
 
 from retrain.config import RetrainConfig
-from retrain.environment import switches
+from retrain.environment import expanded, switches
 from retrain.errors import Conflict, PostConditionFailed, Unavailable
 from retrain.storage.files import write_whole
+from retrain.storage.processes import start_mark
 
 _START_TIMEOUT_S = 240.0
 _STOP_TIMEOUT_S = 20.0
@@ -89,13 +90,21 @@ class Stack:
                     self._apply()
 
     def down(self, say: Callable[[str], None] = print) -> None:
-        """Stop every running service, last started first."""
+        """Stop every running service, last started first.
+
+        Raises:
+            PostConditionFailed: one of them lives on, and its pid file stays.
+        """
         with self._exclusive():
             for name in reversed(list(self._services())):
                 process = self._process(name)
                 if process is not None:
                     say(f"stopping {name}")
                     _end(process)
+                    if self._process(name) is not None:
+                        raise PostConditionFailed(
+                            f"{name} (process {process.pid}) does not end; end it by hand."
+                        )
                 self._pid_file(name).unlink(missing_ok=True)
 
     def status(self) -> list[ServiceStatus]:
@@ -109,7 +118,7 @@ class Stack:
         return {
             **switches(self._home),
             **os.environ,
-            **({"RETRAIN_CONFIG": str(Path(named).absolute())} if named else {}),
+            **({"RETRAIN_CONFIG": str(expanded(named).absolute())} if named else {}),
             "RETRAIN_HOME": str(self._home),
             "PREFECT_HOME": str(self._home / "prefect"),
             "PREFECT_API_URL": self.api_url,
@@ -177,7 +186,7 @@ class Stack:
                 env=environment,
                 start_new_session=True,
             )
-        started = psutil.Process(process.pid).create_time()
+        started = start_mark(psutil.Process(process.pid))
         record = {"pid": process.pid, "started": started, "worker": worker}
         write_whole(self._pid_file(service.name), json.dumps(record).encode())
 
@@ -275,7 +284,7 @@ class Stack:
         try:
             record = self._record(name)
             process = psutil.Process(record["pid"])
-            same = abs(process.create_time() - record["started"]) < 1
+            same = start_mark(process) == record["started"]
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except (FileNotFoundError, ValueError, KeyError, psutil.NoSuchProcess):
             return None

@@ -2,6 +2,8 @@
 
 import sys
 import time
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -52,7 +54,12 @@ def demo(
 @app.command()
 def up(config: ConfigFile = None) -> None:
     """Start the local stack: Prefect server, worker and MLflow, on this machine only."""
+    from retrain.config import load_config
+    from tasks.collection_rules import check_collection_rules
+
     stack = _stack(config, writes=True)
+    # Else only the scheduled watch would find out, in its log.
+    check_collection_rules(load_config())
     stack.up(say=typer.echo)
     _print_status(stack)
 
@@ -73,15 +80,12 @@ def status(config: ConfigFile = None) -> None:
 @app.command("config")
 def show_config(config: ConfigFile = None) -> None:
     """Print every setting, its value and where the value came from."""
-    from rich.console import Console
-    from rich.table import Table
-
     from retrain.config import load_config
+    from tasks.collection_rules import check_collection_rules
 
-    table = Table("setting", "value", "from", box=None, pad_edge=False)
-    for row in load_config(config).rows():
-        table.add_row(*row)
-    Console().print(table)
+    resolved = load_config(config)
+    check_collection_rules(resolved)
+    _print_table(("setting", "value", "from"), resolved.rows())
 
 
 @app.command()
@@ -181,14 +185,23 @@ def cycle_verify(cycle_id: str, config: ConfigFile = None) -> None:
 
 @cycle_app.command("abandon")
 def cycle_abandon(cycle_id: str, config: ConfigFile = None) -> None:
-    """Close a cycle that cannot go on. A promotion it left half done is taken back; its dataset version stays."""
-    from retrain.cycle import abandon_cycle
+    """Close a cycle that cannot go on. A promotion it left half done is taken back; its dataset version stays.
+
+    Samples of which it made no dataset version wait again for another cycle.
+    """
+    from retrain.cycle import abandon_cycle, read_cycle
     from tasks.serving import restore_route
 
     resources = _resources(config)
-    with resources.leases.acquire(f"cycle-{resources.model}", ttl_s=30) as lease:
-        typer.echo(f"{cycle_id}: {abandon_cycle(resources.state, cycle_id, time.time()).status}")
-        if (champion := restore_route(resources, lease, f"{cycle_id}-abandoned")) is not None:
+    # The cycle may be of another model than the configured one.
+    model = read_cycle(resources.state, cycle_id).model
+    with resources.leases.acquire(f"cycle-{model}", ttl_s=30) as lease:
+        closed = abandon_cycle(resources.state, cycle_id, time.time())
+        typer.echo(f"{cycle_id}: {closed.status}")
+        if closed.status == "abandoned":
+            given_back = (closed.outcome or {}).get("samples_waiting_again", 0)
+            typer.echo(f"{given_back} of its samples wait again")
+        if (champion := restore_route(resources, model, lease, f"{cycle_id}-abandoned")) is not None:
             typer.echo(f"the route is back at {champion}")
 
 
@@ -265,6 +278,8 @@ def ledger_at(
 
 def main() -> None:
     """Run the command; an error of ours is one line and exit code 1."""
+    # Prefect says so when it is imported before the home folder is there. Where it cannot be made, ours is an error.
+    warnings.filterwarnings("ignore", "Failed to create the Prefect home directory", UserWarning)
     try:
         app()
     except RetrainError as error:
@@ -316,15 +331,25 @@ def _name_config(config: Path | None) -> None:
 
 
 def _print_status(stack: "Stack") -> bool:
+    rows = stack.status()
+    cells = [(row.name, row.state, str(row.pid or "-"), row.url or "-", str(row.log)) for row in rows]
+    _print_table(("service", "state", "pid", "address", "log"), cells)
+    return all(row.state == "up" for row in rows)
+
+
+def _print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """A line for each row. Nothing is cut: a terminal folds what is too wide, a pipe has no width."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    rows = stack.status()
-    table = Table("service", "state", "pid", "address", "log", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(row.name, row.state, str(row.pid or "-"), row.url or "-", str(row.log))
-    Console().print(table)
-    return all(row.state == "up" for row in rows)
+        # As text, because markup would swallow a folder called [new].
+        table.add_row(*map(Text, row))
+    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
 
 
 def _utc(moment: float) -> str:

@@ -130,8 +130,17 @@ def forget(
         list[str] | None, typer.Argument(metavar="SAMPLE", help="Ids of samples (digests of their images).")
     ] = None,
     camera: Annotated[list[str] | None, typer.Option(help="Everything of this camera until now.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Every picture that this model took until now; it goes from other models, too."),
+    ] = None,
+    storage: Storage = None,
     reason: Annotated[str, typer.Option(help="Kept beside the ids of what was forgotten.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+    unseen: Annotated[
+        bool,
+        typer.Option("--unseen", help="Forget also what nothing was collected of, such as what never came."),
+    ] = False,
     config: ConfigFile = None,
 ) -> None:
     """Delete samples for good: rows, labels, image bytes, copies; say what dataset versions still hold."""
@@ -139,31 +148,38 @@ def forget(
 
     from rich.console import Console
 
+    from flows.collect_place import existing_place
     from flows.forget_command import forget as forget_now
 
     forget_now(
-        _resources(config),
+        existing_place(_resources(config), storage),
         Console(),
         time.time(),
         samples or (),
         camera or (),
+        model or (),
         reason=reason,
         dry_run=dry_run,
+        unseen=unseen,
     )
 
 
 @collect_app.command("retain")
-def retain(config: ConfigFile = None) -> None:
+def retain(storage: Storage = None, config: ConfigFile = None) -> None:
     """Delete the samples that data_collection.retention no longer keeps."""
     import time
 
     from rich.console import Console
 
+    from flows.collect_place import existing_place
     from flows.forget_command import apply_retention
+    from flows.trigger_command import show_shortages
     from tasks.retention import retention_policy
 
-    resources = _resources(config)
-    apply_retention(resources, Console(), retention_policy(resources.config), time.time())
+    resources, console, now = existing_place(_resources(config), storage), Console(), time.time()
+    # Before they are deleted, it can still be said which of them no cycle used.
+    show_shortages(resources, console, now)
+    apply_retention(resources, console, retention_policy(resources.config), now)
 
 
 def _resources(config: Path | None) -> "Resources":

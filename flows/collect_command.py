@@ -39,6 +39,7 @@ _WITHOUT_MODEL = {"random", "all", "no_detections"}
 _FLUSH_S = 5.0
 _BLOCK_S = 120.0
 _PROGRESS = "collect-progress.sqlite"
+_DAY_S = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,8 @@ def _collect(
             Progress(place.home / _PROGRESS, _pass_name(place.config, model)) as progress,
             progress_display(console, _count(sources)) as show,
         ):
-            if again:
-                progress.forget()
+            for source in sources if again else ():
+                source.offer_again(progress)
             offering = _Offering(service, model, place.config.data_collection)
             for item in chain.from_iterable(source.frames(progress) for source in sources):
                 offering.take(item, tally)
@@ -173,7 +174,7 @@ def _collect(
         service.close()
         tally.outcomes = _outcomes(place, since_ns)
         if tally.seen:
-            show_report(tally, place.home, console)
+            show_report(tally, place.home, console, place.config.data_collection.retention.max_age_days)
         place.state.close()
     return tally
 
@@ -186,6 +187,8 @@ class _Offering:
     ) -> None:
         self._service, self._model, self._strategy = service, model, collection.strategy
         self._flip = "flip_disagreement" in _strategies(collection)
+        age_days = collection.retention.max_age_days
+        self._expired_before = None if age_days is None else time.time() - age_days * _DAY_S
 
     def take(self, item: Item, tally: Tally) -> None:
         """Raises: Unavailable: the frame was neither taken nor left, so it must not count as done."""
@@ -231,6 +234,8 @@ class _Offering:
         if decision.taken:
             arm = AUDIT if decision.reason == AUDIT else self._strategy
             tally.taken[arm] += 1
+            if self._expired_before is not None and frame.captured_at < self._expired_before:
+                tally.expired += 1
         elif outcome == "rejected":
             tally.rejected[reason] += 1
         else:

@@ -51,7 +51,7 @@ def drain_and_follow(
             else:
                 problem = ""
                 total += report.outcomes
-                if report.outcomes or report.torn or report.damaged:
+                if report.outcomes or report.torn or report.damaged or report.unreadable:
                     console.print(_said(report))
             sleep(pause)
     except KeyboardInterrupt:
@@ -72,6 +72,7 @@ def _pass(drainers: list[Drains], resources: Resources, *, wait: bool) -> DrainR
         total.outcomes += report.outcomes
         total.torn += report.torn
         total.damaged += report.damaged
+        total.unreadable += report.unreadable
     fold(resources.spool, time.time())
     return total
 
@@ -82,4 +83,6 @@ def _said(report: DrainReport) -> str:
         said.append(f"{report.torn} cut short by a kill, never acknowledged")
     if report.damaged:
         said.append(f"{report.damaged} stretches damaged on disk")
+    if report.unreadable:
+        said.append(f"{report.unreadable} written by another version of Retrain and left out")
     return ", ".join(said) or "nothing waits"

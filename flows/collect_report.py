@@ -26,6 +26,7 @@ class Tally:
         done_before: left out, because an earlier run offered them.
         outcomes: what became of those taken, (outcome, detail) -> frames; None if the store did not say.
         stopped: by Ctrl-C.
+        expired: among those taken, older than retention keeps any.
     """
 
     offered: int = 0
@@ -37,6 +38,7 @@ class Tally:
     done_before: int = 0
     outcomes: Counter[tuple[str, str]] | None = None
     stopped: bool = False
+    expired: int = 0
 
     @property
     def seen(self) -> int:
@@ -89,8 +91,12 @@ def progress_display(
         yield lambda tally: bar.update(task, completed=tally.seen, description=tally.line())
 
 
-def show_report(tally: Tally, place: Path, console: Console) -> None:
-    """The final table, and what is to do next where something is."""
+def show_report(tally: Tally, place: Path, console: Console, max_age_days: float | None = None) -> None:
+    """The final table, and what is to do next where something is.
+
+    Args:
+        max_age_days: that retention keeps samples.
+    """
     table = Table("frames", "", "why", box=None, pad_edge=False)
     table.add_row("offered", str(tally.offered), "")
     for arm, frames in tally.taken.items():
@@ -104,6 +110,13 @@ def show_report(tally: Tally, place: Path, console: Console) -> None:
         )
     _store_rows(table, tally)
     console.print(table)
+    if tally.expired:
+        said = (
+            f"{tally.expired} taken frames are older than data_collection.retention.max_age_days ({max_age_days:g}), "
+            "by the time of their files: the next reconcile or `retrain collect retain` deletes them, and the same "
+            "command leaves them out then. Set a higher age first, then offer them with --again."
+        )
+        console.print(Text(said, style="yellow"), soft_wrap=True)
     if tally.stopped:
         console.print("Stopped. The same command goes on from here.")
     if tally.outcomes is not None and (waiting := tally.taken.total() - tally.outcomes.total()) > 0:

@@ -33,6 +33,10 @@ def snapshot_view(snapshot: CollectionSnapshot) -> RenderableType:
 def _frames(table: Table, snapshot: CollectionSnapshot) -> None:
     flow = snapshot.flow
     table.add_row("counts published", _ago(snapshot.at, snapshot.published_at), _producers(snapshot))
+    for producer in snapshot.producers:
+        for what, one in producer.standstills.items() if producer.life == "live" else ():
+            said = Text(f"process {producer.name}: {one.why}", style="red")
+            table.add_row(f"{what} stands still", _ago(snapshot.at, one.since), said)
     for name in snapshot.damaged:
         table.add_row("damaged", Text(name), "its frames are missing here; delete the file")
     if flow is None:

@@ -11,6 +11,7 @@ from flows.demo_progress import DemoProgress
 from flows.first_champion import first_champion_flow
 from flows.watch import watch_flow
 from retrain.config import RetrainConfig
+from retrain.cycle import STAGES
 from retrain.data_collection.triggers.crossings import Crossing, unhandled, waiting_count
 from retrain.errors import PostConditionFailed
 from tasks.cycle_watch import CycleWatch, FlowRunFacts
@@ -20,18 +21,6 @@ from tasks.proofs import Proof, prove_cycle
 from tasks.resources import Resources, build_resources
 from tasks.simulation import make_first_version, score_heldout
 
-_STAGES = (
-    "plan",
-    "select",
-    "annotate",
-    "version",
-    "layout",
-    "train",
-    "evaluate",
-    "gate",
-    "register",
-    "promote",
-)
 _ROUNDS_AFTER_SWITCH = 40
 _SECONDS_PER_ROUND = 2.0
 """While the cycle trains, traffic goes on at this pace: it shares two cores with the training."""
@@ -149,7 +138,7 @@ def _failures(facts: DemoFacts, broken: Sequence[Proof]) -> list[str]:
         failures.append(f"the cycle ended as {facts.watch.status}: {'; '.join(facts.gate_reasons())}")
         return failures
     stages = {record.stage: record.output for record in facts.watch.stages()}
-    if missing := [name for name in _STAGES if name not in stages]:
+    if missing := [name for name in STAGES if name not in stages]:
         failures.append(f"the cycle skipped {', '.join(missing)}")
     elif not stages["promote"]["replicas"]:
         failures.append("no router acknowledged the new release")

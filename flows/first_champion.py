@@ -6,6 +6,7 @@ from typing import Any
 from prefect import flow
 
 from retrain.config import RetrainConfig
+from retrain.cycle import first_trigger
 from tasks.cycle import cycle_work, finish_cycle
 from tasks.dataset import lay_out
 from tasks.resources import build_resources
@@ -30,7 +31,7 @@ def first_champion_flow(version: str, config: RetrainConfig | None = None) -> Ma
     resources = build_resources(config)
     stored = resources.datasets.get_version(version)
     described = {"name": stored.name, "digest": stored.digest}
-    with cycle_work(resources, f"{resources.model}-first") as work:
+    with cycle_work(resources, first_trigger(resources.state, resources.model)) as work:
         if work.cycle.record.status != "running":
             return dict(work.cycle.record.outcome or {})
         folders = lay_out(work, described, None)

@@ -1,15 +1,21 @@
 """`retrain collect forget` and `retrain collect retain`: deletes collected samples and says what stays elsewhere."""
 
+import time
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.text import Text
 
 from retrain.data_collection.forgetting.eraser import Eraser
-from retrain.data_collection.forgetting.forget import Scope, affected, find_samples
+from retrain.data_collection.forgetting.forget import ForgetReport, Scope, affected, find_samples
 from retrain.data_collection.forgetting.forget import forget as forget_samples
 from retrain.data_collection.forgetting.retention import RetentionPolicy, RetentionReport, retain
+from retrain.data_collection.forgetting.unseen import check_seen
+from retrain.data_collection.spool.reader import spool_depth
+from retrain.data_collection.statistics.counter_files import read_published
+from retrain.errors import NotFound
 from retrain.storage.leases import Lease
+from tasks.forgotten_drafts import delete_uncommitted
 from tasks.resources import Resources
 from tasks.retention import DELETION, LEASE_S
 
@@ -26,21 +32,26 @@ def forget(
     *,
     reason: str = "",
     dry_run: bool = False,
+    unseen: bool = False,
 ) -> None:
-    """Forget samples for good, and print which cycles and dataset versions know them.
+    """Forget samples for good, and print which cycles and dataset versions know them and what stays where.
 
     Args:
         samples: digests of images.
-        cameras, models: names; everything they collected until now.
+        cameras, models: names; everything they collected until now. Its pictures go from every model.
         dry_run: only print what would go.
+        unseen: also what nothing was ever collected of; otherwise that is taken for a slip of the pen.
 
     Raises:
         BadInput: nothing is named, or something that is no sample id.
+        NotFound: nothing was ever collected of something named; nothing was forgotten.
         Conflict: a running cycle uses some, or somebody else deletes samples now; nothing was forgotten.
     """
     scope = Scope(tuple(samples), tuple(cameras), tuple(models))
+    if not unseen:
+        _check_seen(resources, console, scope, dry_run=dry_run)
     found = find_samples(resources.state, scope)
-    console.print(Text(f"{len(found)} stored samples {'would be' if dry_run else 'are'} forgotten"))
+    _say(console, f"{len(found)} stored samples {'would be' if dry_run else 'are'} forgotten")
     # Said first: should this be killed half-way, nobody could say it afterwards.
     _show_affected(resources, console, sorted({*found, *samples}))
     if dry_run:
@@ -51,13 +62,13 @@ def forget(
     ):
         eraser = _eraser(resources, lease)
         report = forget_samples(eraser, scope, now=now, reason=reason, drainer=service.drainer)
-        resources.forget_in_redis(report.samples)
-    console.print(
-        Text(
-            f"{len(report.samples)} samples forgotten, {report.refused} records in the spool refused; "
-            f"{report.erased.packs} packs replaced or deleted, {report.erased.bytes} bytes freed"
-        )
+    _say(
+        console,
+        f"{len(report.samples)} samples forgotten, {report.refused} records in the spool refused; "
+        f"{report.erased.packs} packs replaced or deleted, {report.erased.bytes} bytes freed",
     )
+    _show_drafts(resources, console)
+    _show_left(resources, console, scope, report)
 
 
 def apply_retention(
@@ -73,17 +84,15 @@ def apply_retention(
         resources.collection_service(background=False) as service,
     ):
         report = retain(_eraser(resources, lease), policy, now, drainer=service.drainer)
-        resources.forget_in_redis(report.samples)
-    console.print(
-        Text(
-            f"{len(report.samples)} samples deleted, {report.packs} packs replaced or deleted, "
-            f"{report.bytes_freed} bytes freed: {report.bytes_before} before, {report.bytes_after} now"
-        )
+    _say(
+        console,
+        f"{len(report.samples)} samples deleted, {report.packs} packs replaced or deleted, "
+        f"{report.bytes_freed} bytes freed: {report.bytes_before} before, {report.bytes_after} now",
     )
     if report.over:
-        console.print(
-            Text(f"{report.over} bytes too many are left: a running cycle uses them", style="yellow")
-        )
+        _warn(console, f"{report.over} bytes too many are left: a running cycle uses them")
+    if report.samples and report.left:
+        _warn(console, report.left)
     return report
 
 
@@ -91,20 +100,96 @@ def _eraser(resources: Resources, lease: Lease) -> Eraser:
     return Eraser(resources.state, resources.sample_blobs, resources.home / "cache", lease.check)
 
 
+def _check_seen(resources: Resources, console: Console, scope: Scope, *, dry_run: bool) -> None:
+    published = read_published(resources.spool, time.time()).counts
+    counted = published.outcomes.keys() if published else ()
+    try:
+        check_seen(resources.state, scope, counted)
+    except NotFound as error:
+        # It may be what waits in the spool.
+        waiting = spool_depth(resources.spool).records
+        if waiting and dry_run:
+            _warn(console, f"{error} {waiting} frames wait in the spool and were not looked at.")
+            return
+        if waiting:
+            with resources.collection_service(background=False) as service:
+                service.drainer.drain(wait=True)
+        try:
+            check_seen(resources.state, scope, counted)
+        except NotFound as still:
+            elsewhere = (
+                "" if resources.config.data_collection.redis_url is None else ", or only waits in Redis"
+            )
+            raise NotFound(
+                f"{still} Nothing was forgotten. With --unseen, also what never came{elsewhere} is forgotten."
+            ) from error
+
+
 def _show_affected(resources: Resources, console: Console, samples: Sequence[str]) -> None:
     known = affected(resources.state, samples, resources.datasets)
     for cycle, names in known.cycles.items():
-        console.print(Text(f"{cycle} selected {_named(names)}"))
+        _say(console, f"{cycle} selected {_named(names)}")
     for version, names in known.versions.items():
-        console.print(Text(f"dataset version {version} still contains {_named(names)}", style="yellow"))
+        _warn(console, f"dataset version {version} still contains {_named(names)}")
     if known.versions:
-        console.print(
-            Text(
-                "Dataset versions never change and cannot forget yet: these copies stay, as do training folders made "
-                "of them, and models trained on them have learnt from these pictures.",
-                style="yellow",
-            )
+        _warn(
+            console,
+            "Dataset versions never change and cannot forget yet: these copies stay, as do training folders made "
+            "of them, and models trained on them have learnt from these pictures.",
         )
+
+
+def _show_drafts(resources: Resources, console: Console) -> None:
+    """Delete the pictures from what was never committed, and say so."""
+    found = delete_uncommitted(resources)
+    for draft, pictures in found.drafts.items():
+        _say(
+            console,
+            f"{pictures} pictures were taken out of the draft of dataset version {draft}, never committed",
+        )
+    if found.packs:
+        _say(console, f"{found.packs} files with packs of no dataset version were deleted")
+
+
+def _show_left(resources: Resources, console: Console, scope: Scope, report: ForgetReport) -> None:
+    if scope.cameras or scope.models:
+        until = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(report.refused_until))
+        _say(
+            console,
+            f"What they hand over is refused until {until} UTC, because the clocks of collecting hosts may be ahead; "
+            "what comes later is collected again",
+        )
+    if report.counting:
+        _warn(
+            console,
+            f"{report.counting} running processes still publish counts by the camera's name, until they end: "
+            "run the same command again then",
+        )
+    if report.erased.left:
+        _warn(console, report.erased.left)
+    if (url := resources.config.data_collection.redis_url) is not None:
+        _warn(console, _left_in_redis(url))
+
+
+def _left_in_redis(url: str) -> str:
+    from retrain.data_collection.redis_backend.care import StreamCare
+    from retrain.data_collection.redis_backend.connection import RedisConnection
+
+    connection = RedisConnection(url)
+    depth = StreamCare(connection).depth()
+    return (
+        f"{connection.place} holds {depth.entries} frames that wait and {depth.dead} dead letters: forgotten pictures "
+        "among them stay there until `retrain collect drain` comes to them and refuses them. If it keeps an "
+        "append-only file, the bytes are in that until it is rewritten: after the drain, run BGREWRITEAOF there."
+    )
+
+
+def _say(console: Console, said: str) -> None:
+    console.print(Text(said), soft_wrap=True)
+
+
+def _warn(console: Console, said: str) -> None:
+    console.print(Text(said, style="yellow"), soft_wrap=True)
 
 
 def _named(samples: Sequence[str]) -> str:

@@ -14,9 +14,11 @@ from retrain.data_collection.triggers.facts import read_facts
 from retrain.data_collection.triggers.history import AnsweredCrossing, last_crossings, read_history
 from retrain.data_collection.triggers.policy import TriggerDecision, evaluate, measure
 from retrain.data_collection.triggers.replay import History, ReplayedCrossing, cycle_delays, replay
+from retrain.data_collection.triggers.shortage import shortages
 from retrain.errors import BadInput
-from tasks.data_collection import trigger_policy
+from tasks.collection_rules import trigger_policy
 from tasks.resources import Resources
+from tasks.retention import retention_policy
 
 _SHOWN = 10
 
@@ -37,8 +39,16 @@ def show_triggers(resources: Resources, console: Console, now: float) -> None:
             Text(level.scope), *map(str, (waiting.total, waiting.counted, level.counts_for, level.threshold))
         )
     console.print(table)
+    show_shortages(resources, console, now)
     if crossings := last_crossings(state, model, _SHOWN):
         console.print(_crossings(crossings))
+
+
+def show_shortages(resources: Resources, console: Console, now: float) -> None:
+    """Warn when retention deletes waiting samples before there are enough of them."""
+    policy, retention = trigger_policy(resources.config), retention_policy(resources.config)
+    for sentence in shortages(resources.state, resources.model, policy, retention, now):
+        console.print(Text(sentence, style="yellow"))
 
 
 def show_replay(

@@ -1,43 +1,65 @@
 """The sections of the configuration: every key, its range and its default, one frozen model per section."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
-Port = Annotated[int, Field(ge=1024, le=65535)]
-Seconds = Annotated[float, Field(gt=0)]
+
+def _no_switch(value: Any) -> Any:
+    # Python counts True as 1. A strict float would refuse more: to YAML 1e-3, without a point, is a text.
+    if isinstance(value, bool):
+        raise ValueError(f"Input should be a number, got {value}")  # noqa: TRY004 - pydantic collects no TypeError
+    return value
+
+
+def _not_empty(value: Any) -> Any:
+    # Path("") is the working directory, another one in each process.
+    if value == "":
+        raise ValueError("The path is empty; leave the key out for the default")
+    return value
+
+
+Integer = Annotated[int, Field(strict=True)]
+Number = Annotated[float, BeforeValidator(_no_switch)]
+Switch = Annotated[bool, Field(strict=True)]
+Text = Annotated[str, Field(min_length=1)]
+Folder = Annotated[Path, BeforeValidator(_not_empty)]
+Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]
+Positive = Annotated[Integer, Field(ge=1)]
+Port = Annotated[Integer, Field(ge=1024, le=65535)]
+Seconds = Annotated[Number, Field(gt=0)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, defer_build=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, defer_build=True
+    )
 
 
 class Model(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")] = "detector"
     """Names the route, the registry entry and the Prefect resource `retrain.model.<name>`."""
-    classes: tuple[str, ...] = ("object",)
+    classes: Annotated[tuple[Text, ...], Field(min_length=1)] = ("object",)
     """Class names in index order."""
 
 
 class Storage(Section):
-    state_url: str | None = None
+    state_url: Text | None = None
     """SQLAlchemy URL of the state; unset: SQLite under the home folder."""
-    blobs_url: str | None = None
+    blobs_url: Text | None = None
     """Folder or `s3://bucket/prefix` for releases and reports; unset: a folder under the home folder."""
 
 
 class Spool(Section):
-    max_bytes: Annotated[int, Field(ge=1024)] = 2 * 2**30
+    max_bytes: Annotated[Integer, Field(ge=1024)] = 2 * 2**30
     """Disk that frames waiting to be packed may take."""
-    segment_bytes: Annotated[int, Field(ge=1)] = 16 * 2**20
+    segment_bytes: Annotated[Integer, Field(ge=1)] = 16 * 2**20
     """Size of one file of it, the unit that `drop_oldest` drops."""
     when_full: Literal["drop_new", "drop_oldest", "block"] = "drop_new"
-    block_s: Annotated[float, Field(ge=0)] = 1.0
+    block_s: Annotated[Number, Field(ge=0)] = 1.0
     """How long `block` waits for room before it drops the frame."""
-    sync: bool = False
+    sync: Switch = False
     """Also survive a power cut, for one fdatasync per taken frame."""
 
     @model_validator(mode="after")
@@ -56,13 +78,13 @@ class Quota(Section):
 
 
 class NearDuplicates(Section):
-    enabled: bool = True
+    enabled: Switch = True
     """Off: only equal bytes are duplicates."""
-    max_distance: Annotated[int, Field(ge=0, le=128)] = 26
+    max_distance: Annotated[Integer, Field(ge=0, le=128)] = 26
     """Bits of 128 by which the hashes of a repeated picture may differ."""
-    max_difference: Annotated[float, Field(ge=0)] = 2.5
+    max_difference: Annotated[Number, Field(ge=0)] = 2.5
     """Grey levels by which its most different spot may differ."""
-    mirrored: bool = True
+    mirrored: Switch = True
     """A picture flipped left to right is a repetition, too."""
     max_candidates: Positive = 32
     """Pictures looked at closely, nearest first."""
@@ -87,20 +109,34 @@ class StrategySettings(Section):
     """`combined` asks these strategies, each with the chance that its wish counts."""
     no_detections_rate: Fraction = 1.0
     """Share of the frames without any box that `no_detections` keeps."""
-    match_iou: Annotated[float, Field(gt=0, le=1)] = 0.5
+    match_iou: Annotated[Number, Field(gt=0, le=1)] = 0.5
     """Overlap from which two predictions mean the same object, in `flip_disagreement` and `shadow_disagreement`."""
     score_floor: Fraction = 0.25
     """Boxes scoring less count neither as found nor as missed, in the two above and `track_gap`."""
-    track_frames: Annotated[int, Field(ge=2)] = 3
+    track_frames: Annotated[Integer, Field(ge=2)] = 3
     """Frames an object must have been seen in before its absence counts as a gap, for `track_gap`."""
-    track_iou: Annotated[float, Field(gt=0, le=1)] = 0.3
+    track_iou: Annotated[Number, Field(gt=0, le=1)] = 0.3
     """Overlap from one frame to the next that makes two boxes one track."""
-    track_border: Annotated[float, Field(ge=0, lt=0.5)] = 0.02
+    track_border: Annotated[Number, Field(ge=0, lt=0.5)] = 0.02
     """Objects this near the edge, as a share of the side, have left and are no gap."""
     track_pause_s: Seconds = 5.0
     """After this long without a frame of the camera its tracks begin anew."""
     max_cameras: Positive = 256
     """Cameras whose tracks are remembered."""
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> "StrategySettings":
+        bounds = {
+            "boundary": (self.boundary_low, self.boundary_high),
+            "band": (self.band_low, self.band_high),
+        }
+        if wrong := [
+            f"{name}_low must be less than {name}_high, got {low:g} and {high:g}"
+            for name, (low, high) in bounds.items()
+            if low >= high
+        ]:
+            raise ValueError("; ".join(wrong))
+        return self
 
 
 class Trigger(Section):
@@ -110,20 +146,20 @@ class Trigger(Section):
     """Waiting samples of the camera; any one suffices."""
     rearm_fraction: Fraction = 0.5
     """Share of the threshold that samples an earlier crossing counted may count again."""
-    cooldown_s: Annotated[float, Field(ge=0)] = 0.0
+    cooldown_s: Annotated[Number, Field(ge=0)] = 0.0
     """No crossing this long after a cycle finished."""
-    min_interval_s: Annotated[float, Field(ge=0)] = 0.0
+    min_interval_s: Annotated[Number, Field(ge=0)] = 0.0
     """No crossing this long after the last."""
-    freeze: tuple[str, ...] = ()
+    freeze: tuple[Text, ...] = ()
     """Windows without a crossing: "Fri 18:00 - Mon 06:00", or two ISO times with "/" between."""
-    timezone: str = "UTC"
+    timezone: Text = "UTC"
     """IANA zone of `freeze`."""
 
 
 class Retention(Section):
-    max_age_days: Annotated[float, Field(gt=0)] | None = None
+    max_age_days: Annotated[Number, Field(gt=0)] | None = None
     """Samples captured longer ago are deleted; unset: at any age. What a dataset version holds stays in it."""
-    max_bytes: Annotated[int, Field(ge=1)] | None = None
+    max_bytes: Annotated[Integer, Field(ge=1)] | None = None
     """The oldest samples are deleted until all packs together are no larger; unset: at any size."""
 
 
@@ -150,7 +186,7 @@ class DataCollection(Section):
     """How the scores of a frame's boxes become the frame's one confidence."""
     audit_rate: Fraction = 0.01
     """Share of all frames kept whatever the strategy says: what unbiased production figures rest on."""
-    flush_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    flush_s: Annotated[Number, Field(gt=0, le=3600)] = 30.0
     """How long a taken frame may wait in the spool before it is packed and counted."""
     spool: Spool = Field(default_factory=Spool)
     """The hand-over on local disk; a taken frame is in it before `collect` returns."""
@@ -160,7 +196,7 @@ class DataCollection(Section):
     """What single strategies go by."""
     near_duplicates: NearDuplicates = Field(default_factory=NearDuplicates)
     """When a picture repeats a stored one and is left out."""
-    redis_url: str | None = None
+    redis_url: Text | None = None
     """Redis between collecting hosts and `retrain collect drain`; unset: frames are stored from here."""
     retention: Retention = Field(default_factory=Retention)
     """How long samples are kept; applied by `retrain collect retain` and the scheduled reconcile flow."""
@@ -168,9 +204,9 @@ class DataCollection(Section):
     """Stored, not yet used samples that start a retraining cycle."""
     trigger: Trigger = Field(default_factory=Trigger)
     """Further thresholds, and when none may start a cycle."""
-    storage_path: Path | None = None
+    storage_path: Folder | None = None
     """Folder of the samples' images; unset: beside the other blobs."""
-    s3_bucket: str | None = None
+    s3_bucket: Text | None = None
     """Bucket of the samples' images instead of a folder; endpoint and credentials come from AWS_* variables."""
 
     @model_validator(mode="after")
@@ -181,11 +217,11 @@ class DataCollection(Section):
 
 
 class Annotation(Section):
-    auto_label: bool = True
+    auto_label: Switch = True
     """Off: every sample goes to the reviewer."""
     auto_label_threshold: Fraction = 0.8
     """A frame is labelled by the champion alone only if every box it shows scores at least this."""
-    require_review: bool = True
+    require_review: Switch = True
     """Off: frames below the threshold keep the champion's labels too, unreviewed."""
     reviewer: Literal["simulated"] | None = None
     """Who looks at uncertain frames; unset: nobody, and those frames are left out."""
@@ -207,36 +243,36 @@ class Splits(Section):
 
 
 class Dataset(Section):
-    versions_path: Path | None = None
+    versions_path: Folder | None = None
     """The Git + DVC repository of dataset versions; unset: a folder under the home folder."""
     splits: Splits = Field(default_factory=Splits)
     """Shares of the recordings (never of single frames) that go to each split."""
 
 
 class Training(Section):
-    model: str = "yolov8n"
+    model: Text = "yolov8n"
     """Ultralytics architecture the first champion is built from."""
-    num_gpus: Annotated[int, Field(ge=0)] = 0
-    mixed_precision: bool = False
+    num_gpus: Annotated[Integer, Field(ge=0)] = 0
+    mixed_precision: Switch = False
     gradient_accumulation: Positive = 1
     """Batches per optimiser step."""
     batch_size: Positive = 16
     epochs: Positive = 100
-    learning_rate: Annotated[float, Field(gt=0)] = 0.002
+    learning_rate: Annotated[Number, Field(gt=0)] = 0.002
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     scheduler: Literal["linear", "cosine"] = "linear"
-    image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 640
+    image_size: Annotated[Integer, Field(ge=32, multiple_of=32)] = 640
     """Side of the square the network sees, in pixels."""
-    early_stopping: bool = True
+    early_stopping: Switch = True
     patience: Positive = 10
     """Epochs without a better val mAP50-95 before early stopping ends a job."""
     mosaic: Fraction = 0.5
     flip: Fraction = 0.0
     """Probability of a horizontal flip; 0 where left and right differ in meaning, as for digits."""
-    seed: int = 0
+    seed: Integer = 0
     fine_tune_epochs: Positive = 20
     """Epochs of a challenger, which starts from the champion's weights."""
-    fine_tune_learning_rate: Annotated[float, Field(gt=0)] = 0.001
+    fine_tune_learning_rate: Annotated[Number, Field(gt=0)] = 0.001
     replay_fraction: Fraction = 0.5
     """Share of the older training images mixed in beside the new ones."""
 
@@ -244,29 +280,29 @@ class Training(Section):
 class Evaluation(Section):
     confidence: Fraction = 0.25
     """Operating point at which precision and recall are read."""
-    resamples: Annotated[int, Field(ge=200)] = 1000
+    resamples: Annotated[Integer, Field(ge=200)] = 1000
     """Bootstrap resamples of recordings."""
-    level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    level: Annotated[Number, Field(gt=0.5, lt=1)] = 0.95
     """Confidence level of intervals."""
     margin: Fraction = 0.03
     """mAP50 the challenger may at most lose, at the interval's lower end, on the frozen test."""
 
 
 class Serving(Section):
-    poll_s: Annotated[float, Field(gt=0, le=3)] = 1.0
+    poll_s: Annotated[Number, Field(gt=0, le=3)] = 1.0
     """How often a router looks for a newer route and says that it lives; at most 3 s, because a promotion waits
     only for routers heard of in the 10 s before the switch, and one late or lost poll must not hide a router."""
-    min_replicas: Annotated[int, Field(ge=0)] = 1
+    min_replicas: Annotated[Integer, Field(ge=0)] = 1
     """Live routers that must report the new digest before a promotion counts as done."""
     ack_timeout_s: Seconds = 60.0
     """After this long without them the route goes back to the old release and the promotion fails."""
 
 
 class Mlflow(Section):
-    tracking_uri: str | None = None
+    tracking_uri: Text | None = None
     """Unset: SQLite under the home folder, no server needed."""
-    experiment_name: str = "retrain"
-    artifact_location: str | None = None
+    experiment_name: Text = "retrain"
+    artifact_location: Text | None = None
 
 
 class Orchestration(Section):
@@ -274,26 +310,26 @@ class Orchestration(Section):
     mlflow_port: Port = 5000
     worker_poll_s: Seconds = 2.0
     """How often the worker asks for new flow runs."""
-    watch_interval_s: Annotated[int, Field(ge=10)] = 300
+    watch_interval_s: Annotated[Integer, Field(ge=10)] = 300
     """Schedule of the watch and reconcile flows."""
-    reconcile_after_s: Annotated[float, Field(ge=0)] = 120.0
+    reconcile_after_s: Annotated[Number, Field(ge=0)] = 120.0
     """A crossing without a cycle after this long counts as a lost event."""
     max_attempts: Positive = 3
     """Times a cycle is started before it needs a person."""
 
 
 class Simulation(Section):
-    seed: int = 0
+    seed: Integer = 0
     train_frames: Positive = 600
     """Clean frames of the first dataset version, over all splits."""
     heldout_frames: Positive = 120
     """Frames with exact truth, per condition, that only the report's scores use."""
     frames_per_recording: Positive = 10
     """Consecutive frames of a camera that share a background and a split."""
-    drift_from: Annotated[int, Field(ge=0)] = 20
+    drift_from: Annotated[Integer, Field(ge=0)] = 20
     """Frame index per camera at which the drift begins."""
     max_frames: Positive = 400
     """Frames per camera after which a demo that crossed no threshold gives up."""
     annotator_miss_rate: Fraction = 0.01
     annotator_confusion_rate: Fraction = 0.01
-    annotator_jitter_px: Annotated[float, Field(ge=0)] = 0.7
+    annotator_jitter_px: Annotated[Number, Field(ge=0)] = 0.7

@@ -15,10 +15,27 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, insert, select, update
 
 from retrain.errors import Conflict, LeaseLost, NotFound
-from retrain.storage.schema import cycles, stages
+from retrain.storage.schema import cycles, samples, stages
 from retrain.storage.state import StateStore
 
 Clock = Callable[[], float]
+
+STAGES = (
+    "plan",
+    "select",
+    "annotate",
+    "version",
+    "layout",
+    "train",
+    "evaluate",
+    "gate",
+    "register",
+    "promote",
+)
+"""What a cycle records, in this order, when it ends as promoted."""
+FIRST_STAGES = ("layout", "train", "register", "serve")
+"""The same of the cycle that makes a model's first champion; see `first_trigger`."""
+_LAST_STAGE = {"promoted": "promote", "kept_champion": "gate", "nothing_to_do": "select"}
 
 
 class Fence(Protocol):
@@ -177,15 +194,33 @@ def open_cycle(
 
 
 def abandon_cycle(state: StateStore, cycle_id: str, now: float) -> CycleRecord:
-    """Close a running cycle without finishing its work; what it already did stays."""
+    """Close a running cycle without finishing its work; what it already did stays.
+
+    If no dataset version holds its samples, they wait again for another cycle, and the outcome says how many.
+    """
     read_cycle(state, cycle_id)
+    running = (cycles.c.id == cycle_id) & (cycles.c.status == "running")
     with state.write() as connection:
-        connection.execute(
-            update(cycles)
-            .where(cycles.c.id == cycle_id, cycles.c.status == "running")
-            .values(status="abandoned", finished_at=now, outcome={"reason": "abandoned by an operator"})
-        )
+        if connection.execute(select(cycles.c.id).where(running)).first() is not None:
+            given_back = _give_back(connection, cycle_id)
+            outcome = {"reason": "abandoned by an operator", "samples_waiting_again": given_back}
+            change = update(cycles).where(running)
+            connection.execute(change.values(status="abandoned", finished_at=now, outcome=outcome))
     return read_cycle(state, cycle_id)
+
+
+def first_trigger(state: StateStore, model: str) -> str:
+    """The trigger of the cycle that makes the model's first champion: a new one after each that was abandoned."""
+    ended = sum(_is_first(cycle) and cycle.status == "abandoned" for cycle in list_cycles(state, model))
+    return f"{model}-first" if ended == 0 else f"{model}-first-{ended + 1}"
+
+
+def required_stages(cycle: CycleRecord) -> tuple[str, ...]:
+    """The stages without whose records a cycle cannot have ended as it says; none if it has not, or was abandoned."""
+    if _is_first(cycle):
+        return FIRST_STAGES if cycle.status == "promoted" else ()
+    last = _LAST_STAGE.get(cycle.status)
+    return () if last is None else STAGES[: STAGES.index(last) + 1]
 
 
 def read_cycle(state: StateStore, cycle_id: str) -> CycleRecord:
@@ -218,6 +253,19 @@ def stage_records(state: StateStore, cycle_id: str) -> list[StageRecord]:
             StageRecord(row.stage, row.output, row.started_at, row.finished_at)
             for row in connection.execute(query)
         ]
+
+
+def _is_first(cycle: CycleRecord) -> bool:
+    name = f"{cycle.model}-first"
+    return cycle.trigger_id == name or cycle.trigger_id.startswith(f"{name}-")
+
+
+def _give_back(connection: Connection, cycle_id: str) -> int:
+    versioned = select(stages.c.stage).where(stages.c.cycle_id == cycle_id, stages.c.stage == "version")
+    if connection.execute(versioned).first() is not None:
+        return 0
+    claimed = update(samples).where(samples.c.cycle_id == cycle_id)
+    return connection.execute(claimed.values(cycle_id=None)).rowcount
 
 
 def _record(row: Any) -> CycleRecord:

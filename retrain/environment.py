@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import retrain
-from retrain.errors import StorageFull, Unavailable
+from retrain.errors import ConfigError, StorageFull, Unavailable
 
 
 def home() -> Path:
@@ -16,10 +16,22 @@ def home() -> Path:
     working directory.
     """
     if configured := os.environ.get("RETRAIN_HOME"):
-        return Path(configured).expanduser().absolute()
+        return expanded(configured).absolute()
     checkout = Path(retrain.__file__).resolve().parents[1]
     base = checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
     return base / ".retrain"
+
+
+def expanded(path: str) -> Path:
+    """The path with `~` replaced by the user's folder.
+
+    Raises:
+        ConfigError: nobody knows that folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"Whose home folder {path} means is not known; write the whole path.") from error
 
 
 def switches(folder: Path) -> dict[str, str]:

@@ -1,11 +1,9 @@
 """Encoded images: their identity, and whether they are what they claim to be."""
 
 import io
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FunctionType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +16,9 @@ MAX_PIXELS = 89_478_485
 """Larger images are refused undecoded, as a few kilobytes can unpack to gigabytes; Pillow warns from the same size."""
 THUMBNAIL_SIDE = 64
 _SUFFIXES = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "BMP": "bmp", "TIFF": "tif", "WEBP": "webp"}
+_LONGEST_SIDE = 64 * THUMBNAIL_SIDE
+"""Where pictures a pixel wide would not get small otherwise."""
+_DEEP = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 _ORIENTATION, _TURNED = 0x0112, {5, 6, 7, 8}
 
 
@@ -29,7 +30,7 @@ class EncodedImage:
         digest: `content_digest` of the bytes.
         format: suffix without the dot.
         thumbnail: the picture in grey, uint8, reduced to at least `THUMBNAIL_SIDE` a side where it is larger; not
-            turned by EXIF.
+            turned by EXIF. None for levels of more than 8 bits: nobody can know which of them make up the picture.
     """
 
     data: bytes
@@ -37,7 +38,7 @@ class EncodedImage:
     format: str
     width: int
     height: int
-    thumbnail: NDArray[np.uint8] = field(compare=False, repr=False)
+    thumbnail: NDArray[np.uint8] | None = field(compare=False, repr=False)
 
     @property
     def file_name(self) -> str:
@@ -45,7 +46,7 @@ class EncodedImage:
         return f"{self.digest}.{self.format}"
 
 
-def read_image(source: bytes | str | Path) -> EncodedImage:
+def read_image(given: bytes | str | Path) -> EncodedImage:
     """The image in a file or in bytes, decoded once to prove that every pixel is there.
 
     Width and height are those after the EXIF orientation is applied, as every reader of ours sees it.
@@ -54,19 +55,24 @@ def read_image(source: bytes | str | Path) -> EncodedImage:
         BadInput: it cannot be read or decoded; the message is the reason only, without the image's name.
     """
     try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        data = given if isinstance(given, bytes) else Path(given).read_bytes()
     except OSError as error:
         raise BadInput(f"cannot be read: {error.strerror}") from error
     try:
-        with _strict_decoding(), Image.open(io.BytesIO(data)) as image:
+        source = _Source(data)
+        with Image.open(source) as image:
             kind, (width, height) = image.format, image.size
             _check(kind, width, height)
             if kind == "PNG":
                 # Decoding skips checksums.
                 image.verify()
-                image = Image.open(io.BytesIO(data))  # noqa: PLW2901 - verify uses the image up
+                source = _Source(data)
+                image = Image.open(source)  # noqa: PLW2901 - verify uses the image up
             turned = image.getexif().get(_ORIENTATION) in _TURNED
-            thumbnail = _thumbnail(image)
+            # A JPEG decoder can stop short of full size (a fifth of the time); it still reads every coefficient.
+            image.draft("L", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+            _load(image, source)
+            thumbnail = None if image.mode in _DEEP else _thumbnail(image)
     except UnidentifiedImageError as error:
         raise BadInput("is not an image") from error
     except BadInput:
@@ -86,28 +92,41 @@ def _check(kind: str | None, width: int, height: int) -> None:
 
 
 def _thumbnail(image: Image.Image) -> NDArray[np.uint8]:
-    # A JPEG decoder can stop short of full size (a fifth of the time); it still reads every coefficient.
-    image.draft("L", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    image.load()
-    factor = max(min(image.size) // THUMBNAIL_SIDE, 1)
-    return np.asarray(image.convert("L").reduce(factor) if factor > 1 else image.convert("L"))
+    width, height = image.size
+    factor = max(min(width, height) // THUMBNAIL_SIDE, 1)
+    factors = max(factor, width // _LONGEST_SIDE), max(factor, height // _LONGEST_SIDE)
+    grey = image.convert("L")
+    return np.asarray(grey if factors == (1, 1) else grey.reduce(factors))
 
 
-_guard, _decoding, _before = threading.Lock(), 0, False
+class _Source(io.BytesIO):
+    """Notes when more was asked of it than it has: no decoder does that to a whole image."""
+
+    is_short = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self.is_short |= not data and size != 0
+        return data
 
 
-@contextmanager
-def _strict_decoding() -> Iterator[None]:
-    """Refuse truncated images, whatever another library set for the whole process (Ultralytics does)."""
-    global _decoding, _before
-    with _guard:
-        if _decoding == 0:
-            _before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
-        _decoding += 1
-    try:
-        yield
-    finally:
-        with _guard:
-            _decoding -= 1
-            if _decoding == 0:
-                ImageFile.LOAD_TRUNCATED_IMAGES = _before
+_plain_load = ImageFile.ImageFile.load
+# Whether a truncated image is an error is one switch for the whole process, which other libraries turn (Ultralytics
+# does) and which is not ours to turn back under their feet: this is Pillow's own function with the switch off.
+_strict_load = FunctionType(
+    _plain_load.__code__,
+    {**vars(ImageFile), "LOAD_TRUNCATED_IMAGES": False},
+    _plain_load.__name__,
+    _plain_load.__defaults__,
+    _plain_load.__closure__,
+)
+
+
+def _load(image: Image.Image, source: _Source) -> None:
+    """Decode it, or raise if anything is missing."""
+    # Formats with a function of their own (TIFF, WebP) raise on damage by themselves.
+    load = _strict_load if type(image).load is _plain_load else type(image).load
+    source.is_short = False
+    load(image)
+    if source.is_short:
+        raise BadInput("cannot be decoded: image file is truncated")

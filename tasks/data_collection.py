@@ -6,7 +6,6 @@ from typing import Any
 
 from prefect import get_run_logger, task
 
-from retrain.config import RetrainConfig
 from retrain.data_collection.triggers.crossings import (
     Crossing,
     decide,
@@ -16,18 +15,11 @@ from retrain.data_collection.triggers.crossings import (
     select_samples,
     unhandled,
 )
-from retrain.data_collection.triggers.policy import TriggerPolicy
+from tasks.collection_rules import trigger_policy
 from tasks.cycle import CycleWork
 from tasks.events import announce
 from tasks.resources import Resources
 from tasks.retrying import RETRYING
-
-
-def trigger_policy(config: RetrainConfig) -> TriggerPolicy:
-    """When enough samples wait, by this configuration."""
-    collection = config.data_collection
-    # The keys of data_collection.trigger carry the names of the policy's own attributes.
-    return TriggerPolicy(threshold=collection.retrain_threshold, **collection.trigger.model_dump())
 
 
 @task(name="watch samples", timeout_seconds=60, **RETRYING)

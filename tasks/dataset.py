@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 
 from retrain.data_collection.triggers.crossings import cycle_samples
@@ -50,7 +50,11 @@ def plan_cycle(work: CycleWork) -> Mapping[str, Any]:
 
 @task(name="build dataset version", task_run_name="build {plan[version]}", timeout_seconds=3600, **RETRYING)
 def build_version(work: CycleWork, plan: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A version that adds this cycle's labelled samples to the champion's; proven by reading it back at its tag."""
+    """A version that adds this cycle's labelled samples to the champion's; proven by reading it back at its tag.
+
+    Samples that cannot be added are left out with the reason: those whose picture is in the dataset already, with
+    other labels or in another split, must not stop an unattended loop.
+    """
 
     def build() -> dict[str, Any]:
         resources = work.resources
@@ -62,18 +66,37 @@ def build_version(work: CycleWork, plan: Mapping[str, Any]) -> Mapping[str, Any]
             )
         datasets, name = resources.datasets, plan["version"]
         draft = datasets.create_version(name, f"cycle {work.cycle.id}", parent=plan["parent_version"])
-        datasets.add_images(
+        report = datasets.add_images(
             draft,
             [resources.samples.image(sample) for sample in samples],
             [labels[sample.id].annotations for sample in samples],
             groups=[sample.recording for sample in samples],
             sources=[labels[sample.id].source for sample in samples],
             metadata=[{"camera": sample.camera, "cycle": work.cycle.id} for sample in samples],
+            on_error="skip",
         )
+        left_out = {
+            sample.id: report.rejected[f"image {index}"]
+            for index, sample in enumerate(samples)
+            if f"image {index}" in report.rejected
+        }
+        for sample_id, reason in left_out.items():
+            get_run_logger().warning("sample %s is left out of %s: %s", sample_id, name, reason)
+        if len(left_out) == len(samples):
+            first, why = next(iter(left_out.items()))
+            raise BadInput(
+                f"None of the cycle's {len(samples)} labelled samples can be added to {name}; "
+                f"the first, {first}, {why}."
+            )
         version = datasets.commit_version(name)
         difference = datasets.diff(plan["parent_version"], name)
         create_markdown_artifact(key="dataset-version", markdown=f"```\n{difference.to_text()}\n```")
-        return {"name": version.name, "digest": version.digest, "diff": _counts(difference)}
+        return {
+            "name": version.name,
+            "digest": version.digest,
+            "diff": _counts(difference),
+            "left_out": left_out,
+        }
 
     return work.cycle.stage("version", {"version": plan["version"], "parent": plan["parent_version"]}, build)
 

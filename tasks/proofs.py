@@ -1,13 +1,15 @@
 """Checks the record of every finished stage against the world again, long after the stage read back its own effect."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from retrain.cycle import StageRecord, read_cycle, stage_records
+from retrain.cycle import CycleRecord, StageRecord, read_cycle, required_stages, stage_records
 from retrain.data_collection.forgetting.tombstones import deleted_on_purpose
+from retrain.data_collection.sample import SampleKey
 from retrain.data_collection.triggers.crossings import cycle_samples
+from retrain.dataset.materialise import is_complete
 from retrain.errors import NotFound, PostConditionFailed, RetrainError
 from retrain.evaluation.comparator import Comparison, compare
 from retrain.evaluation.evaluator import Evaluation
@@ -34,7 +36,7 @@ class _Recorded:
     """One stage's record and those of its cycle, with what is needed to look at the world."""
 
     resources: Resources
-    cycle_id: str
+    cycle: CycleRecord
     outputs: Mapping[str, Mapping[str, Any]]
     stage: str
 
@@ -42,29 +44,52 @@ class _Recorded:
     def output(self) -> Mapping[str, Any]:
         return self.outputs[self.stage]
 
+    @property
+    def cycle_id(self) -> str:
+        return self.cycle.id
+
+    @property
+    def gave_back(self) -> bool:
+        """Whether its samples wait again, as `abandon_cycle` decides."""
+        return self.cycle.status == "abandoned" and "version" not in self.outputs
+
+    def deleted(self, recorded: Sequence[str], found: Collection[str]) -> set[str]:
+        """Those of the recorded samples that need not be found, because they were deleted on purpose since."""
+        deleted = deleted_on_purpose(self.resources.state, recorded)
+        if self.gave_back:
+            # They waited again, and retention leaves no tombstone of waiting samples.
+            keys = [SampleKey(self.cycle.model, name) for name in recorded]
+            deleted |= set(recorded) - {key.id for key in self.resources.samples.known(keys)}
+        # A sample that retention deleted and that came again has a tombstone and is there.
+        return deleted - set(found)
+
 
 def prove_cycle(resources: Resources, cycle_id: str) -> list[Proof]:
     """Read back the effect of each stage that a cycle recorded, in the order they finished.
 
+    Stages that it must have recorded to end as it says, and did not, come last.
+
     Raises:
         NotFound: no such cycle.
     """
-    read_cycle(resources.state, cycle_id)
-    return list(_proofs(resources, cycle_id, stage_records(resources.state, cycle_id)))
+    cycle = read_cycle(resources.state, cycle_id)
+    return list(_proofs(resources, cycle, stage_records(resources.state, cycle_id)))
 
 
-def _proofs(resources: Resources, cycle_id: str, records: list[StageRecord]) -> Iterator[Proof]:
+def _proofs(resources: Resources, cycle: CycleRecord, records: list[StageRecord]) -> Iterator[Proof]:
     outputs = {record.stage: record.output for record in records}
     for stage in outputs:
         if stage not in _CHECKS:
             yield Proof(stage, holds=False, said="there is no check for this stage")
             continue
         try:
-            yield Proof(
-                stage, holds=True, said=_CHECKS[stage](_Recorded(resources, cycle_id, outputs, stage))
-            )
+            yield Proof(stage, holds=True, said=_CHECKS[stage](_Recorded(resources, cycle, outputs, stage)))
         except RetrainError as error:
             yield Proof(stage, holds=False, said=str(error))
+    for stage in required_stages(cycle):
+        if stage not in outputs:
+            said = f"the cycle ended as {cycle.status} and has no record of this stage"
+            yield Proof(stage, holds=False, said=said)
 
 
 def _plan(recorded: _Recorded) -> str:
@@ -78,7 +103,10 @@ def _plan(recorded: _Recorded) -> str:
 def _select(recorded: _Recorded) -> str:
     stored = [sample.id for sample in cycle_samples(recorded.resources.state, recorded.cycle_id)]
     claimed = recorded.output["sample_ids"]
-    deleted = set(deleted_on_purpose(recorded.resources.state, claimed))
+    if recorded.gave_back:
+        _same("the samples still claimed by the abandoned cycle", [], stored)
+        return f"{len(claimed)} samples were claimed, and given back when the cycle was abandoned"
+    deleted = recorded.deleted(claimed, stored)
     _same("the samples claimed", sorted(set(claimed) - deleted), sorted(stored))
     gone = f"; {len(deleted)} were deleted on purpose since" if deleted else ""
     return f"{len(stored)} samples are claimed by this cycle alone{gone}"
@@ -90,7 +118,7 @@ def _annotate(recorded: _Recorded) -> str:
     for source in ("auto", "human"):
         found = sorted(name for name, label in stored.items() if label.source == source)
         labelled = recorded.output[source]
-        deleted = set(deleted_on_purpose(recorded.resources.state, labelled))
+        deleted = recorded.deleted(labelled, found)
         _same(f"the samples labelled by {source}", sorted(set(labelled) - deleted), found)
         counts[source] = len(found)
     left = len(recorded.output["left_out"])
@@ -100,17 +128,20 @@ def _annotate(recorded: _Recorded) -> str:
 def _version(recorded: _Recorded) -> str:
     version = recorded.resources.datasets.verify(recorded.output["name"])
     _same(f"the digest at tag {version.name}", recorded.output["digest"], version.digest)
-    return f"tag {version.name} holds digest {version.digest[:12]}, {len(version.items)} images re-hashed"
+    left = len(recorded.output.get("left_out", ()))
+    said = f"tag {version.name} holds digest {version.digest[:12]}, {len(version.items)} images re-hashed"
+    return f"{said}; {left} left out" if left else said
 
 
 def _layout(recorded: _Recorded) -> str:
     home = recorded.resources.home
     counts = []
     for folder in [*recorded.output["train"], recorded.output["val"]]:
-        images = sum(1 for _ in (home / folder / "images").rglob("*.*"))
-        if not images:
-            raise PostConditionFailed(f"{home / folder} holds no image; the cache was cleaned since.")
-        counts.append(images)
+        if not is_complete(home / folder):
+            raise PostConditionFailed(
+                f"{home / folder} no longer holds all images and labels it was made with; the cache was cleaned since."
+            )
+        counts.append(sum(1 for _ in (home / folder / "images").iterdir()))
     return f"{sum(counts[:-1])} training images in {len(counts) - 1} folders, {counts[-1]} validation images"
 
 

@@ -8,7 +8,7 @@ from prefect.deployments import run_deployment
 from retrain.cycle import list_cycles
 from retrain.data_collection.triggers.crossings import Crossing, unhandled
 from retrain.errors import RetrainError
-from tasks.data_collection import trigger_policy
+from tasks.collection_rules import trigger_policy
 from tasks.resources import Resources
 from tasks.retrying import RETRYING
 

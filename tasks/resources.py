@@ -1,9 +1,8 @@
 """Builds the adapters of one configuration: the only place that picks implementations."""
 
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from retrain.annotation.review import AnnotationStore, Reviewer
 from retrain.config import RetrainConfig, load_config
@@ -14,13 +13,13 @@ from retrain.data_collection.queue import SpoolLimits
 from retrain.data_collection.quota import Quota, local_quota
 from retrain.data_collection.store.samples import SampleStore, owner_of
 from retrain.environment import prepare, writable
-from retrain.errors import ConfigError
 from retrain.serving.release import ReleaseStore
 from retrain.serving.route import RouteStore
 from retrain.storage.blobs import BlobStore, open_blobs
 from retrain.storage.journal import Journal
 from retrain.storage.leases import LeaseManager
 from retrain.storage.state import StateStore, open_state
+from tasks.collection_rules import strategy_settings
 
 if TYPE_CHECKING:
     from retrain.data_collection.redis_backend.drainer import StreamDrainer
@@ -115,16 +114,6 @@ class Resources:
             likeness=LikenessIndex(self.state, rule, near.scope, near.capacity) if rule else None,
             flush_s=collection.flush_s,
         )
-
-    def forget_in_redis(self, samples: Sequence[str]) -> None:
-        """Let images that were deleted be sent whole when they come again; nothing without Redis."""
-        url = self.config.data_collection.redis_url
-        if url is None or not samples:
-            return
-        from retrain.data_collection.redis_backend.connection import RedisConnection
-        from retrain.data_collection.redis_backend.stream import RedisStream
-
-        RedisStream(RedisConnection(url)).forget(samples)
 
     def _near_duplicate_rule(self) -> NearDuplicateRule | None:
         near = self.config.data_collection.near_duplicates
@@ -233,23 +222,6 @@ class Resources:
     def progress(self, cycle_id: str) -> Journal:
         """What a cycle reports while it runs, for whoever watches from another process."""
         return Journal(self.state, f"progress-{cycle_id}")
-
-
-def strategy_settings(config: RetrainConfig) -> dict[str, Any]:
-    """The settings of strategies, classes as indices; those that are empty are left out, as not given.
-
-    Raises:
-        ConfigError: a class that the model does not have.
-    """
-    settings = config.data_collection.settings.model_dump()
-    for name in ("class_thresholds", "targets"):
-        if unknown := sorted(set(settings[name]) - set(config.model.classes)):
-            raise ConfigError(
-                f"data_collection.settings.{name} names {', '.join(unknown)}; model.classes are "
-                f"{', '.join(config.model.classes)}."
-            )
-        settings[name] = {config.model.classes.index(label): value for label, value in settings[name].items()}
-    return {name: value for name, value in settings.items() if value != {}}
 
 
 def build_resources(config: RetrainConfig | None) -> Resources:

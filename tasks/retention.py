@@ -1,4 +1,4 @@
-"""Deletes the collected samples that the configuration no longer keeps."""
+"""Deletes the collected samples that the configuration no longer keeps, and copies of those deleted elsewhere."""
 
 import time
 
@@ -26,7 +26,12 @@ def retention_policy(config: RetrainConfig) -> RetentionPolicy:
 
 @task(name="apply retention", timeout_seconds=3600, **RETRYING)
 def delete_expired(resources: Resources) -> int:
-    """How many samples went; none where no limit is set, or while somebody else deletes some."""
+    """How many samples went; none where no limit is set, or while somebody else deletes some.
+
+    Copies on this machine of what was deleted by another one go in any case.
+    """
+    cache = resources.home / "cache"
+    Eraser(resources.state, resources.sample_blobs, cache).prune_cache()
     policy = retention_policy(resources.config)
     if policy == RetentionPolicy():
         return 0
@@ -35,13 +40,14 @@ def delete_expired(resources: Resources) -> int:
             resources.leases.acquire(DELETION, LEASE_S) as lease,
             resources.collection_service(background=False) as service,
         ):
-            eraser = Eraser(resources.state, resources.sample_blobs, resources.home / "cache", lease.check)
+            eraser = Eraser(resources.state, resources.sample_blobs, cache, lease.check)
             # The spool is emptied on the way: its segments hold the bytes of expired pictures, too.
             report = retain(eraser, policy, time.time(), drainer=service.drainer)
-            resources.forget_in_redis(report.samples)
     except Active as active:
         get_run_logger().info("nothing deleted: %s", active)
         return 0
+    if report.samples and report.left:
+        get_run_logger().warning("%s", report.left)
     if report.samples:
         get_run_logger().info("%d samples deleted, %d bytes freed", len(report.samples), report.bytes_freed)
     return len(report.samples)

@@ -94,10 +94,17 @@ def model_folder(resources: Resources, training: Mapping[str, Any]) -> Any:
     return resources.home / training["model_folder"]
 
 
-def restore_route(resources: Resources, lease: Lease, attempt: str) -> str | None:
-    """Point the route back at the champion if a promotion was left half done; the digest it went back to."""
-    routes, model = resources.routes, resources.model
-    champion, record = resources.registry.current(model, "champion").digest, routes.get(model)
+def restore_route(resources: Resources, model: str, lease: Lease, attempt: str) -> str | None:
+    """Point the route back at the champion if a promotion was left half done; the digest it went back to.
+
+    None: it points there already, or the model never had a champion.
+    """
+    routes = resources.routes
+    try:
+        champion = resources.registry.current(model, "champion").digest
+    except NotFound:
+        return None
+    record = routes.get(model)
     if record.control == champion:
         return None
     routes.switch(

@@ -8,10 +8,11 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy import URL
 
 from retrain.data_collection.background import BackgroundDrainer, SpoolDrainer
 from retrain.data_collection.checks import check_fraction
@@ -19,23 +20,32 @@ from retrain.data_collection.duplicates.likeness import LikenessIndex, Scope
 from retrain.data_collection.duplicates.near_duplicates import NearDuplicateRule
 from retrain.data_collection.frame import Frame, FrameConfidence
 from retrain.data_collection.frame_reader import FrameReader
+from retrain.data_collection.metadata import (
+    UNKNOWN_CAMERA,
+    camera_of,
+    check_model,
+    check_names,
+    check_release,
+)
 from retrain.data_collection.queue import DataCollectionQueue, SpoolLimits
 from retrain.data_collection.quota import Quota
 from retrain.data_collection.redaction import Redact, redacted
 from retrain.data_collection.spool.offer import (
     ChannelOrder,
     Offer,
+    decode_offer,
     encode_offer,
     image_bytes,
     marked,
     plain_prediction,
 )
 from retrain.data_collection.statistics.counters import DROPPED_OLDEST, Counts, OutcomeCounters
+from retrain.data_collection.statistics.records import shown_classes
 from retrain.data_collection.store.drainer import Drainer
 from retrain.data_collection.store.samples import SampleStore, owner_of
 from retrain.data_collection.strategies.balance import ClassCounts
 from retrain.data_collection.strategies.rules import CollectionStrategy, make_strategy
-from retrain.errors import BadInput, StorageFull
+from retrain.errors import BadInput, ConfigError, StorageFull
 from retrain.storage.blobs import BlobStore, LocalBlobs, open_blobs
 from retrain.storage.state import StateStore, open_state
 
@@ -50,6 +60,7 @@ TAKEN, REJECTED = "taken", "rejected"
 """Outcomes in the counters, beside the reasons of skipped frames and "dropped: …"."""
 _ON_ONE_NUMBER = {"uncertainty", "random", "boundary", "all"}
 _MOST_KINDS = 500
+_ORDERS = get_args(ChannelOrder)
 
 Image = bytes | NDArray[np.uint8]
 
@@ -103,15 +114,17 @@ class DataCollectionService:
 
         Args:
             storage_path: folder of spool, images and index; `s3_bucket`, `blobs` and `state` replace the last two.
-            redis_url: of the Redis that frames are sent to from the spool, for `retrain collect drain` to store; then
-                `flush` and `close` mean sent, not stored.
+            redis_url: of the Redis that frames are sent to from the spool, for `retrain collect drain` to store where
+                its own configuration says; then `flush` and `close` mean sent, not stored, and a `s3_bucket` given here
+                is only named in a warning.
             audit_rate: share of all frames that is kept whatever the strategy says; what unbiased estimates rest on.
             settings: further settings of the strategy, see `make_strategy`.
             near_duplicates: when a picture repeats a stored one and is left out; None keeps all but equal bytes.
             likeness_scope: compare within a camera, or over all; with the newest `likeness_capacity` samples.
             quota: how many frames the strategy may take; the audit arm is not limited.
             release: digest of the release that predicts, when `collect` is not told.
-            classes: class names in index order, to read predictions that name their class.
+            classes: class names in index order, to read predictions that name their class and to refuse others;
+                whoever drains goes by them, too.
             background: off, something else drains the spool (`retrain collect drain`).
             flush_s: how long a frame may wait before it is packed and indexed.
             redact: sees every taken frame before anything of it is written, see `redaction`.
@@ -137,7 +150,13 @@ class DataCollectionService:
         self._audit_rate = audit_rate
         self._quota = quota
         self._needs_boxes = collection_strategy not in _ON_ONE_NUMBER
+        try:
+            check_model(model)
+            check_release(release)
+        except BadInput as error:
+            raise ConfigError(str(error)) from error
         self._model, self._release = model, release
+        self._class_count = len(classes)
         self._reader = FrameReader(classes, confidence_rule, clock)
         self._on_error, self._clock = on_error, clock
         self._redact = redact
@@ -148,11 +167,23 @@ class DataCollectionService:
         self._warned: set[str] = set()
         self._own_state: StateStore | None = None
         self.drainer: SpoolDrainer
+        if state is None and redis_url is None:
+            # Not as text, in which a folder's name may hold a character that means something.
+            own = URL.create("sqlite", database=str(folder / "index.sqlite"))
+            state = self._own_state = open_state(own)
+        if self._class_counts is not None and state is not None:
+            with state.read() as connection:
+                self._class_counts.go_on_from(*shown_classes(connection, model))
         if redis_url is not None:
-            self.drainer = _forwarder(self._spool.folder, redis_url, flush_s, clock)
+            self.drainer = _forwarder(self._spool.folder, redis_url, flush_s)
+            if s3_bucket is not None:
+                logger.warning(
+                    "Frames go to Redis, and whoever runs `retrain collect drain` stores them: set "
+                    "data_collection.s3_bucket to %r there. This process writes nothing to the bucket.",
+                    s3_bucket,
+                )
         else:
-            if state is None:
-                state = self._own_state = open_state(f"sqlite:///{folder / 'index.sqlite'}")
+            assert state is not None
             if blobs is None:
                 blobs = open_blobs(f"s3://{s3_bucket}") if s3_bucket else LocalBlobs(folder / "blobs")
             likeness = None
@@ -174,11 +205,14 @@ class DataCollectionService:
         self.close()
 
     def close(self) -> None:
-        """Store what waits in the spool; what cannot be stored now stays there and is said in the log."""
+        """Store what waits in the spool; what cannot be stored within a minute stays there and is said in the log."""
         self._spool.close()
         if self._background is not None:
             self._background.close()
-        self._publish()
+        try:
+            self._publish()
+        except OSError as error:
+            logger.warning("Counts of the last collected frames are not published: %s", error)
         if self._own_state is not None:
             self._own_state.close()
 
@@ -223,12 +257,12 @@ class DataCollectionService:
         Returns:
             Not taken with reason "rejected: …" or "dropped: …" where it could not be.
         """
-        camera = "unknown"
+        camera = UNKNOWN_CAMERA
         try:
             details: Any = metadata if type(metadata) is dict else _details(metadata)
-            camera = details.get("camera_id", camera)
-            if type(camera) is not str:
-                camera = str(camera)
+            name = details.get("camera_id")
+            # Nearly every camera's name; of others it is asked whether counters and quotas can be kept under it.
+            camera = name if type(name) is str and name.isascii() else camera_of(details)
             if type(prediction) is not dict:
                 if image is None and image_path is None and hasattr(prediction, "orig_img"):
                     image, order = prediction.orig_img, "BGR"
@@ -237,7 +271,7 @@ class DataCollectionService:
             if type(confidence) is not float or not 0.0 <= confidence <= 1.0:
                 confidence = self._reader.confidence(confidence, prediction)
             frame = (
-                self._reader.frame(confidence, prediction, details, flipped, shadow)
+                self._reader.frame(confidence, prediction, camera, details, flipped, shadow)
                 if self._needs_boxes
                 else Frame(confidence)
             )
@@ -251,17 +285,29 @@ class DataCollectionService:
                 self._counters.count(camera, reason, confidence)
                 return self._decision(False, reason, probability)
             by_strategy = drawn < wanted
+            if release is None:
+                release = self._release
+            else:
+                check_release(release)
+            check_names(camera, details)
             offer = Offer(
                 self._model,
-                self._release if release is None else release,
+                release,
                 self._strategy_name if by_strategy else AUDIT,
                 reason if by_strategy else AUDIT,
                 probability,
                 drawn < self._audit_rate,
+                self._audit_rate,
                 self._clock(),
                 confidence,
                 prediction,
                 details,
+                None,
+                None,
+                # Boxes as arrays have indices: no name is looked for in each of them.
+                self._class_count
+                if type(prediction) is dict and "boxes" in prediction
+                else self._reader.classes_for(prediction),
             )
             self._hand_over(offer, image_path, image, order)
             self._counters.count(camera, TAKEN, confidence)
@@ -272,7 +318,7 @@ class DataCollectionService:
             return self._decision(True, offer.reason, probability)
         # By default collection never stops the inference it runs in; each failure is counted and logged.
         except Exception as error:
-            decision = self._failed(str(camera), error)
+            decision = self._failed(camera, error)
             if self._on_error == "raise":
                 raise
             return decision
@@ -285,16 +331,18 @@ class DataCollectionService:
         if self._redact is not None:
             source = path if path is not None else image
             assert source is not None
+            _check_order(order)
             image = redacted(self._redact, source, order, offer.prediction)
             path, order = None, "RGB"
         if self._on_error == "raise":
-            self._reader.check(offer.prediction, offer.confidence, path, image)
+            self._reader.check(decode_offer(encode_offer(offer)), path, image)
         if path is not None:
             offer.image = marked(path)
             self._spool.append(encode_offer(offer), file=path, file_bytes=offer.image.bytes)
         else:
             assert image is not None
             if type(image) is not bytes or not image:
+                _check_order(order)
                 image, offer.pixels = image_bytes(image, order)
             self._spool.append(encode_offer(offer), image)
 
@@ -343,16 +391,25 @@ class DataCollectionService:
         logger.warning("The spool is full: %d frames that waited longest were dropped.", records)
 
     def _publish(self) -> None:
-        self._counters.publish(self._spool.folder)
+        parts = {"storing": self._background, "quota": self._quota}
+        found = {name: part.standstill for name, part in parts.items() if part is not None}
+        self._counters.publish(
+            self._spool.folder, {name: one for name, one in found.items() if one is not None}
+        )
 
 
-def _forwarder(spool: Path, redis_url: str, flush_s: float, clock: Callable[[], float]) -> "StreamForwarder":
+def _forwarder(spool: Path, redis_url: str, flush_s: float) -> "StreamForwarder":
     from retrain.data_collection.redis_backend.connection import RedisConnection
     from retrain.data_collection.redis_backend.forwarder import StreamForwarder
     from retrain.data_collection.redis_backend.stream import RedisStream
 
     stream = RedisStream(RedisConnection(redis_url))
-    return StreamForwarder(spool, stream, flush_s=flush_s, clock=clock)
+    return StreamForwarder(spool, stream, flush_s=flush_s)
+
+
+def _check_order(order: str) -> None:
+    if order not in _ORDERS:
+        raise BadInput(f"The order of an image's channels is {' or '.join(_ORDERS)}, got {order!r}.")
 
 
 def _details(metadata: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retrain.data_collection.capture_time import capture_time
 from retrain.data_collection.frame import Frame, FrameConfidence, Seen, checked_confidence, scores_confidence
-from retrain.data_collection.prediction import inside, read_prediction
-from retrain.data_collection.spool.offer import plain_prediction
+from retrain.data_collection.metadata import json_metadata
+from retrain.data_collection.prediction import has_class_names, inside, read_prediction
+from retrain.data_collection.spool.offer import Offer, plain_prediction
 from retrain.errors import BadInput
 from retrain.images import read_image
 
@@ -32,33 +34,47 @@ class FrameReader:
         return checked_confidence(given)
 
     def frame(
-        self, confidence: float | None, prediction: Any, details: Mapping[str, Any], flipped: Any, shadow: Any
+        self,
+        confidence: float | None,
+        prediction: Any,
+        camera: str,
+        details: Mapping[str, Any],
+        flipped: Any,
+        shadow: Any,
     ) -> Frame:
         """For strategies that look at boxes."""
         return Frame(
             confidence,
             *self._seen(prediction),
-            camera=str(details.get("camera_id", "unknown")),
-            captured_at=details.get("captured_at") or self._clock(),
+            camera=camera,
+            captured_at=capture_time(details.get("captured_at"), self._clock()),
             width=details.get("width", 0),
             height=details.get("height", 0),
             flipped=None if flipped is None else self._seen(plain_prediction(flipped)),
             shadow=None if shadow is None else self._seen(plain_prediction(shadow)),
         )
 
+    def classes_for(self, prediction: Any) -> int | tuple[str, ...]:
+        """What whoever reads the prediction later must know of the classes, see `Offer`."""
+        return self._classes if has_class_names(prediction) else len(self._classes)
+
     def check(
         self,
-        prediction: Any,
-        confidence: float | None,
+        offer: Offer,
         path: str | os.PathLike[str] | None,
         image: bytes | NDArray[np.uint8] | None,
     ) -> None:
         """Find now what is otherwise found, and counted, when the record is read.
 
+        Args:
+            offer: as it is read then.
+
         Raises:
-            BadInput: the image cannot be decoded, or the prediction does not fit it.
+            BadInput: the image cannot be decoded, the prediction does not fit it, or metadata are no JSON values.
         """
-        detections = read_prediction(prediction, confidence, self._classes)
+        captured_at = capture_time(offer.metadata.get("captured_at"), offer.taken_at)
+        json_metadata({**offer.metadata, "captured_at": captured_at})
+        detections = read_prediction(offer.prediction, offer.confidence, self._classes)
         if isinstance(image, np.ndarray):
             inside(detections, image.shape[1], image.shape[0], len(self._classes))
             return

@@ -44,6 +44,13 @@ def read_prediction(
         ) from error
 
 
+def has_class_names(prediction: Any) -> bool:
+    """Whether a prediction of plain mappings may name its classes, so that reading it needs their names."""
+    if isinstance(prediction, Mapping):
+        return isinstance(prediction.get("class"), str)
+    return any(isinstance(box, Mapping) and isinstance(box.get("class"), str) for box in prediction or ())
+
+
 def inside(detections: Detections, width: int, height: int, classes: int = 0) -> Detections:
     """Detections with their boxes clipped to the image.
 

@@ -9,11 +9,10 @@ and everything in it was consumed.
 """
 
 import errno
-import fcntl
 import mmap
 import os
 import secrets
-import shutil
+import struct
 import threading
 import time
 import weakref
@@ -23,25 +22,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from retrain.data_collection.locks import OwnDescriptor
 from retrain.data_collection.spool.format import (
     HEADER,
     IMAGES,
     LINKED,
     MAGIC,
     SEGMENT,
+    SEGMENT_HEADER,
+    SEGMENT_MAGIC,
     checksum,
     spool_bytes,
 )
-from retrain.data_collection.spool.reader import SpoolSegment, spool_depth
+from retrain.data_collection.spool.leftovers import remove_unnamed
+from retrain.data_collection.spool.linking import link_or_copy
+from retrain.data_collection.spool.reader import segments, spool_depth
 from retrain.errors import BadInput, ConfigError, StorageFull, Unavailable
 
 _HEADER_BYTES = HEADER.size
+_SEGMENT_HEADER_BYTES, _LINKED_AT = SEGMENT_HEADER.size, len(SEGMENT_MAGIC)
+_LINKED = struct.Struct("<Q")
+_ARRIVING = ".arriving"
 
 WhenFull = Literal["drop_new", "drop_oldest", "block"]
-_HARD_LINK_REFUSED = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES}
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_WRITTEN_FROM = 4096
+"""Bytes from which an image is written by a system call: memory that was never touched costs a page fault per page."""
 _BLOCKED_PAUSE_S = 0.01
-_LOOK_AGAIN_S = 0.1
-_NAMED_WITHIN_S = 600
+_SHARES = 8
+_LOOK_AGAIN_S, _PAUSE_PER_LOOK = 0.1, 100
+"""When a full spool is looked at again: looking takes at most a hundredth of the time."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,8 @@ class SpoolLimits:
 
     Attributes:
         max_bytes: of all segments and images of the folder together.
-        segment_bytes: what a writer reserves at a time, the unit that `drop_oldest` drops.
+        segment_bytes: what a writer reserves at a time. `drop_oldest` drops one with the images linked beside it, which
+            are at most an eighth of the spool.
         when_full: `drop_new` refuses, `drop_oldest` makes room, `block` waits up to `block_s` and then refuses.
         sync: also survive a power cut, for one `msync` per frame (100 to 300 µs).
     """
@@ -60,6 +71,11 @@ class SpoolLimits:
     when_full: WhenFull = "drop_new"
     block_s: float = 1.0
     sync: bool = False
+
+    @property
+    def linked_bytes(self) -> int:
+        """Of the images that are linked beside one segment: they are dropped together."""
+        return max(self.segment_bytes, self.max_bytes // _SHARES)
 
     def __post_init__(self) -> None:
         if self.segment_bytes < 1 or self.max_bytes < 2 * self.segment_bytes:
@@ -101,12 +117,18 @@ class DataCollectionQueue:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise Unavailable(f"Cannot make the spool {self.folder}: {error.strerror}.") from error
-        self._memory: mmap.mmap | None = None
-        self._full_until = 0.0
-        self._has_images = False
-        self._offset = self._end = self._used = 0
         self._forget()
         _queues.add(self)
+
+    def _forget(self) -> None:
+        """Start without a segment."""
+        self._lock = threading.Lock()
+        self._memory: mmap.mmap | None = None
+        self._descriptor: OwnDescriptor | None = None
+        self._stem, self._images, self._has_images = "", "", False
+        self._offset = self._end = 0
+        self._linked = self._may_link = 0
+        self._full_until, self._refused = 0.0, 0
 
     def append(
         self,
@@ -124,32 +146,39 @@ class DataCollectionQueue:
 
         Raises:
             SpoolFull: no room; nothing of the record was kept.
-            BadInput: the file cannot be read.
+            BadInput: the file cannot be read, or the frame is larger than the spool may be.
+            Unavailable: the disk does not take it. If only the sync failed, it may be stored all the same.
         """
-        flags = 0 if file is None else LINKED
-        body_bytes, image_bytes = len(body), len(image)
-        header = HEADER.pack(MAGIC, checksum(body, flags, image_bytes), body_bytes, flags, image_bytes)
+        body_bytes, flags, image_bytes = len(body), 0, len(image)
         size = _HEADER_BYTES + body_bytes + image_bytes
+        if file is not None:
+            flags, image_bytes = LINKED, file_bytes
+        header = HEADER.pack(MAGIC, checksum(body, image, flags, image_bytes), body_bytes, flags, image_bytes)
         with self._lock:
-            if file is not None and self._used + file_bytes > self.limits.max_bytes:
-                self._make_room(file_bytes)
+            if file is not None and self._linked + file_bytes > self._may_link:
+                self._prepare_link(size, file_bytes)
             if self._offset + size > self._end:
-                self._begin_segment(size)
+                self._begin_segment(size, file_bytes)
             start = self._offset
             if file is not None:
                 self._link(file, f"{self._images}/{start}")
-                self._used += file_bytes
             memory, middle, end = self._memory, start + _HEADER_BYTES, start + size
             assert memory is not None
             memory[middle : middle + body_bytes] = body
             if image:
-                memory[end - image_bytes : end] = image
-            # Last and in one copy: a reader meets the record whole or not at all.
+                if image_bytes < _WRITTEN_FROM:
+                    memory[end - image_bytes : end] = image
+                else:
+                    self._write(image, end - image_bytes)
+            # Last and in one copy: a reader meets the record whole or not at all. Nothing may come between it and the
+            # next line, not even a signal: the following record would take the place of one that was perhaps read.
             memory[start:middle] = header
-            if self.limits.sync:
-                page = start - start % mmap.PAGESIZE
-                memory.flush(page, end - page)
             self._offset = end
+            if file is not None:
+                self._linked += file_bytes
+                memory[_LINKED_AT:_SEGMENT_HEADER_BYTES] = _LINKED.pack(self._linked)
+            if self.limits.sync:
+                self._sync(start, end)
 
     def __len__(self) -> int:
         """Records that wait in the folder, whoever appended them."""
@@ -160,85 +189,140 @@ class DataCollectionQueue:
         with self._lock:
             self._end_segment()
 
+    def _write(self, image: bytes, start: int) -> None:
+        assert self._descriptor is not None
+        left = memoryview(image)
+        try:
+            while left:
+                done = os.pwrite(self._descriptor.number, left, start)
+                left, start = left[done:], start + done
+        except OSError as error:
+            raise _refused(error, self.folder) from error
+
+    def _sync(self, start: int, end: int) -> None:
+        assert self._memory is not None
+        page = start - start % mmap.PAGESIZE
+        try:
+            self._memory.flush(page, end - page)
+        except OSError as error:
+            raise Unavailable(
+                f"The spool {self.folder} cannot be synced ({error.strerror}): the frame would not survive a power cut."
+            ) from error
+
     def _link(self, path: str | os.PathLike[str], target: str) -> None:
         try:
             if not self._has_images:
                 Path(self._images).mkdir(exist_ok=True)
                 self._has_images = True
-            try:
-                os.link(path, target)
-            except OSError as error:
-                if error.errno not in _HARD_LINK_REFUSED:
-                    raise
-                # With its times, by which a later change of the original is told from this copy.
-                shutil.copy2(path, target)
-        except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise SpoolFull(f"No space left in {self.folder}; the frame was not taken.") from error
+            assert self._descriptor is not None
+            link_or_copy(path, target, self._descriptor.number)
+        except BaseException as error:
+            # Whatever it was, also a signal's: the next frame takes the same name.
+            with suppress(OSError):
+                Path(target).unlink()
+            if not isinstance(error, OSError):
+                raise
+            if error.errno in _NO_SPACE:
+                raise _refused(error, self.folder) from error
             raise BadInput(f"The image {os.fspath(path)} cannot be read: {error.strerror}.") from error
 
-    def _begin_segment(self, needed: int) -> None:
-        """A new file with room for at least `needed` bytes."""
+    def _prepare_link(self, size: int, file_bytes: int) -> None:
+        """Room for another linked image: in the segment, unless that has its share of them.
+
+        Looked at again after `segment_bytes` of them, because other processes fill the spool meanwhile.
+        """
+        linked = self._linked + file_bytes
+        if self._memory is None or (self._linked and linked > self.limits.linked_bytes):
+            self._begin_segment(size, file_bytes)
+            return
+        self._check_size(self.limits.segment_bytes + file_bytes)
+        room = self.limits.max_bytes - self._make_room(file_bytes)
+        self._may_link = min(self._linked + min(room, self.limits.segment_bytes), self.limits.linked_bytes)
+
+    def _begin_segment(self, record_bytes: int, file_bytes: int) -> None:
+        """A new file with room for at least the record, beside which the file may be linked."""
+        size = max(self.limits.segment_bytes, _SEGMENT_HEADER_BYTES + record_bytes)
+        self._check_size(size + file_bytes)
+        # The old one ends only then: while there is no room for this frame, smaller ones go there.
+        used = self._make_room(size + file_bytes, ending=True)
         self._end_segment()
-        size = max(self.limits.segment_bytes, needed)
-        self._make_room(size)
-        self._remove_leftovers()
+        remove_unnamed(self.folder, _ARRIVING)
         # Names sort by age, whoever writes them.
         stem = f"{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}"
-        arriving = self.folder / f".{stem}.arriving"
-        descriptor = -1
+        named = self.folder / (stem + SEGMENT)
+        arriving = self.folder / f".{stem}{_ARRIVING}"
+        descriptor = memory = None
         try:
-            descriptor = os.open(arriving, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+            descriptor = OwnDescriptor(arriving, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             # Readers see by this lock whether more may come; the kernel frees it when the process dies.
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            descriptor.lock(wait=False)
             # Reserved now: memory that has no disk behind it would end the process when it is written to.
-            os.posix_fallocate(descriptor, 0, size)
-            self._memory = mmap.mmap(descriptor, size)
+            os.posix_fallocate(descriptor.number, 0, size)
+            memory = mmap.mmap(descriptor.number, size)
+            memory[:_SEGMENT_HEADER_BYTES] = SEGMENT_HEADER.pack(SEGMENT_MAGIC, 0)
+            images, room = str(self.folder / (stem + IMAGES)), self.limits.max_bytes - used - size
+            may_link = min(self.limits.segment_bytes, room)
             # Named last: a reader that met it unlocked would take it for finished, and remove it.
-            arriving.rename(self.folder / (stem + SEGMENT))
-        except OSError as error:
-            if descriptor >= 0:
-                os.close(descriptor)
-                arriving.unlink(missing_ok=True)
-            if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-                raise SpoolFull(f"No space left in {self.folder}; the frame was not taken.") from error
-            raise Unavailable(f"Cannot write to the spool {self.folder}: {error.strerror}.") from error
-        self._descriptor, self._stem = descriptor, stem
-        self._images, self._has_images = str(self.folder / (stem + IMAGES)), False
-        self._offset, self._end = 0, size
-        self._used += size
-
-    def _remove_leftovers(self) -> None:
-        """Files that a killed writer reserved and did not live to name."""
-        for path in self.folder.glob(".*.arriving"):
-            with suppress(FileNotFoundError):
-                # Naming takes milliseconds: what is older has nobody.
-                if path.stat().st_mtime < time.time() - _NAMED_WITHIN_S:
-                    path.unlink()
+            arriving.rename(named)
+        except BaseException as error:
+            if memory is not None:
+                memory.close()
+            if descriptor is not None:
+                descriptor.close()
+            arriving.unlink(missing_ok=True)
+            named.unlink(missing_ok=True)
+            if not isinstance(error, OSError):
+                raise
+            raise _refused(error, self.folder) from error
+        # No calls from here on: a signal could raise out of one, and leave a segment that is named and not ours.
+        self._descriptor, self._stem, self._images, self._has_images = descriptor, stem, images, False
+        self._linked, self._may_link = 0, may_link
+        self._memory, self._offset, self._end = memory, _SEGMENT_HEADER_BYTES, size
 
     def _end_segment(self) -> None:
-        if self._memory is not None:
-            self._memory.close()
-            os.ftruncate(self._descriptor, self._offset)
-            os.close(self._descriptor)
-            self._memory, self._descriptor = None, -1
-            self._offset = self._end = 0
+        memory, descriptor, end = self._memory, self._descriptor, self._offset
+        self._memory = self._descriptor = None
+        self._offset = self._end = self._linked = self._may_link = 0
+        if memory is not None and descriptor is not None:
+            try:
+                memory.close()
+                os.ftruncate(descriptor.number, end)
+            finally:
+                descriptor.unlock()
 
-    def _make_room(self, needed: int) -> None:
-        """Return once there is room for `needed` bytes, or raise."""
-        if time.monotonic() < self._full_until:
+    def _check_size(self, needed: int) -> None:
+        if needed > self.limits.max_bytes:
+            raise BadInput(
+                f"The frame needs a spool of {needed} bytes, and data_collection.spool.max_bytes is "
+                f"{self.limits.max_bytes}."
+            )
+
+    def _make_room(self, needed: int, *, ending: bool = False) -> int:
+        """Return once there is room for `needed` bytes, or raise.
+
+        Args:
+            ending: this process's segment is about to end, and to give back what it reserved and did not use.
+
+        Returns:
+            Bytes that are taken.
+        """
+        if needed >= self._refused and time.monotonic() < self._full_until:
             raise self._full()
         deadline = time.monotonic() + (self.limits.block_s if self.limits.when_full == "block" else 0.0)
-        while (used := spool_bytes(self.folder)) + needed > self.limits.max_bytes:
+        while True:
+            looked = time.monotonic()
+            used = spool_bytes(self.folder) - (self._end - self._offset if ending else 0)
+            if used + needed <= self.limits.max_bytes:
+                return used
             if self.limits.when_full == "drop_oldest" and (dropped := self._drop_oldest()) is not None:
                 self._on_dropped(dropped)
                 continue
             if (now := time.monotonic()) >= deadline:
                 # Looking costs more than production may wait for each frame.
-                self._used, self._full_until = used, now + _LOOK_AGAIN_S
+                self._full_until = now + max(_LOOK_AGAIN_S, _PAUSE_PER_LOOK * (now - looked))
+                self._refused = needed
                 raise self._full()
             time.sleep(_BLOCKED_PAUSE_S)
-        self._used = used
 
     def _full(self) -> SpoolFull:
         return SpoolFull(
@@ -252,35 +336,35 @@ class DataCollectionQueue:
         Returns:
             How many unread records went with it; None if there is no such segment.
         """
-        for path in sorted(self.folder.glob("*" + SEGMENT)):
-            if path.stem == self._stem:
+        for segment in segments(self.folder):
+            if segment.stem == self._stem:
                 # Our own is the oldest left: end it, so that it can go.
                 self._end_segment()
-            segment = SpoolSegment(path)
-            if segment.is_finished() and segment.lock():
-                try:
-                    unread = sum(1 for _ in segment.records())
+            try:
+                # Another user's cannot be dropped by us, and other programs' files are not ours to drop.
+                if segment.is_ours() and segment.is_finished() and segment.lock():
+                    unread = segment.count()
                     segment.remove()
-                finally:
-                    segment.unlock()
-                return unread
+                    return unread
+            except (FileNotFoundError, PermissionError):
+                continue
+            finally:
+                segment.unlock()
         return None
-
-    def _forget(self) -> None:
-        """Start without a segment."""
-        self._lock = threading.Lock()
-        self._memory = None
-        self._descriptor = -1
-        self._stem, self._images, self._has_images = "", "", False
-        self._offset = self._end = self._used = 0
-        self._full_until = 0.0
 
     def _after_fork(self) -> None:
         """The parent's segment must not be written to, nor its end cut off, by a child."""
         if self._memory is not None:
             self._memory.close()
-            os.close(self._descriptor)
+        if self._descriptor is not None:
+            self._descriptor.close()
         self._forget()
+
+
+def _refused(error: OSError, folder: Path) -> StorageFull | Unavailable:
+    if error.errno in _NO_SPACE:
+        return SpoolFull(f"No space left in {folder}; the frame was not taken.")
+    return Unavailable(f"Cannot write to the spool {folder}: {error.strerror}.")
 
 
 _queues: "weakref.WeakSet[DataCollectionQueue]" = weakref.WeakSet()

@@ -24,7 +24,8 @@ class DataSample:
         id: digest of the encoded image bytes; a model has the same image once.
         camera, recording: where it comes from; a recording is never split over train and test.
         strategy: the rule that took it.
-        inclusion_probability: chance that the rule takes this frame, for unbiased estimates from samples.
+        inclusion_probability: chance that this frame came to be stored, given those before it, for unbiased estimates
+            from samples; of a picture that repeats a stored one the audit arm's alone.
         confidence: the frame's one number; None when the model saw nothing it was at all sure of.
         release: digest of the release that predicted it.
         pack, file_name: the pack that holds its image, and the image's name inside.

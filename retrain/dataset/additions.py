@@ -19,7 +19,10 @@ _SAME_OBJECT_IOU = 0.5
 
 @dataclass(frozen=True)
 class AddReport:
-    """What became of the images handed to `add_images`; digests, and for `rejected` name → reason."""
+    """What became of the images handed to `add_images`; digests, and for `rejected` name → reason.
+
+    The name of a file is its path, that of encoded bytes `image <index>`.
+    """
 
     added: tuple[str, ...]
     unchanged: tuple[str, ...]

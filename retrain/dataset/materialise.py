@@ -52,13 +52,13 @@ def materialise(
             f"Version {version.name} has no image in {what}; add recordings or change the split fractions."
         )
     target = target_root.absolute() / _content_key(items)
-    if _is_complete(target):
+    if is_complete(target):
         return target
     with FolderLock(target_root / ".lock").hold() as interrupted, disk_errors(target_root):
         if interrupted:
             for left in target_root.glob(".arriving-*"):
                 shutil.rmtree(left)
-        if not _is_complete(target):
+        if not is_complete(target):
             _build(version, items, manager, target)
     return target
 
@@ -71,6 +71,15 @@ def yolo_labels(item: DatasetItem) -> str:
     return "".join(
         f"{c} {' '.join(f'{v:.10f}' for v in row)}\n" for c, row in zip(classes, rows, strict=True)
     )
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the marker is there and the files still add up to it (a power cut can empty them)."""
+    try:
+        marker = json.loads((folder / _MARKER).read_bytes())
+        return (marker["files"], marker["bytes"]) == _extent(folder)
+    except (FileNotFoundError, ValueError, KeyError):
+        return False
 
 
 def _build(version: DatasetVersion, items: Sequence[DatasetItem], manager: ImageSource, target: Path) -> None:
@@ -90,15 +99,6 @@ def _build(version: DatasetVersion, items: Sequence[DatasetItem], manager: Image
     except BaseException:
         shutil.rmtree(arriving, ignore_errors=True)
         raise
-
-
-def _is_complete(folder: Path) -> bool:
-    """Whether the marker is there and the files still add up to it (a power cut can empty them)."""
-    try:
-        marker = json.loads((folder / _MARKER).read_bytes())
-        return (marker["files"], marker["bytes"]) == _extent(folder)
-    except (FileNotFoundError, ValueError, KeyError):
-        return False
 
 
 def _extent(folder: Path) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from retrain.errors import BadInput, ConfigError, NotFound, PostConditionFailed, StorageFull, Unavailable
+from retrain.storage.digests import content_digest, file_digest
 from retrain.storage.files import beside, disk_errors, whole_file
 
 _SEGMENT = r"[A-Za-z0-9_=+@-][A-Za-z0-9._=+@-]{0,199}"
@@ -76,6 +77,7 @@ class LocalBlobs:
         target = self._path(key)
         with self._arriving(target) as file:
             file.write(data)
+        self._verify(key, content_digest(data))
 
     def get(self, key: str) -> bytes:
         with self._open(key) as file, disk_errors(self.root):
@@ -99,6 +101,7 @@ class LocalBlobs:
         target = self._path(key)
         with _source(path) as source, self._arriving(target) as file:
             shutil.copyfileobj(source, file, _PART_BYTES)
+        self._verify(key, file_digest(path))
 
     def fetch(self, key: str, target: Path) -> None:
         with self._open(key) as source, whole_file(target, beside(target)) as file:
@@ -118,6 +121,19 @@ class LocalBlobs:
                         else written_at < time.time() - _DAY_S
                     ):
                         left.unlink()
+
+    def _verify(self, key: str, digest: str) -> None:
+        """Read back what is stored."""
+        with disk_errors(self.root):
+            try:
+                stored = file_digest(self._path(key))
+            except FileNotFoundError:
+                return  # deleted by another process since
+        if stored != digest:
+            raise PostConditionFailed(
+                f"{self.root} holds other bytes for {key!r} than were just put: "
+                "another process wrote it at the same time, or the disk is broken."
+            )
 
     def _path(self, key: str) -> Path:
         return self.root / _checked(key)

@@ -17,6 +17,7 @@ import psutil
 from sqlalchemy import Connection, Row, insert, select, update
 
 from retrain.errors import Active, BadInput, LeaseLost, RetrainError
+from retrain.storage.processes import start_mark
 from retrain.storage.schema import leases
 from retrain.storage.state import StateStore
 
@@ -60,8 +61,7 @@ class Lease:
         if row is None or (row.token, row.holder) != (self.token, self._holder):
             newest = "nobody" if row is None or not row.holder else f"{_who(row.holder)}, token {row.token}"
             raise LeaseLost(
-                f"cycle lease {self.name!r} with token {self.token} is no longer ours "
-                f"(held by {newest}); stop."
+                f"lease {self.name!r} with token {self.token} is no longer ours (held by {newest}); stop."
             )
 
     def renew(self) -> None:
@@ -94,7 +94,7 @@ class Lease:
                 return
             except RetrainError as error:
                 # The lease may outlive a database restart: try again until it is lost for certain.
-                logger.warning("cycle lease %r was not renewed, trying again: %s", self.name, error)
+                logger.warning("lease %r was not renewed, trying again: %s", self.name, error)
 
     def __enter__(self) -> Self:
         return self
@@ -106,7 +106,7 @@ class Lease:
             self.release()
         except RetrainError as failure:
             # What the lease protected is done, and without renewal it frees itself.
-            logger.warning("cycle lease %r was not released and will expire: %s", self.name, failure)
+            logger.warning("lease %r was not released and will expire: %s", self.name, failure)
 
 
 class LeaseManager:
@@ -138,7 +138,7 @@ class LeaseManager:
             now = self._clock()
             if row is not None and not _is_free(row, now):
                 raise Active(
-                    f"cycle lease {name!r} is active: held by {_who(row.holder)} "
+                    f"lease {name!r} is active: held by {_who(row.holder)} "
                     f"until {_when(row.expires_at)} unless renewed (token {row.token}); "
                     "wait for it or stop that process."
                 )
@@ -169,7 +169,7 @@ def _has_died(holder: str) -> bool:
     try:
         os.kill(int(pid), 0)
         process = psutil.Process(int(pid))
-        return bool(process.status() == psutil.STATUS_ZOMBIE or _started(process) != started)
+        return bool(process.status() == psutil.STATUS_ZOMBIE or start_mark(process) != started)
     except ProcessLookupError:
         return True
     except (PermissionError, psutil.Error):
@@ -178,16 +178,7 @@ def _has_died(holder: str) -> bool:
 
 
 def _this_process() -> str:
-    return f"{_host()}:{os.getpid()}:{_started(psutil.Process())}:{secrets.token_hex(4)}"
-
-
-def _started(process: psutil.Process) -> str:
-    stat = Path(f"/proc/{process.pid}/stat")
-    try:
-        # Clock ticks since boot: unlike the time of day, they do not move when the clock is set.
-        return stat.read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return f"{process.create_time():.2f}"
+    return f"{_host()}:{os.getpid()}:{start_mark(psutil.Process())}:{secrets.token_hex(4)}"
 
 
 def _host() -> str:

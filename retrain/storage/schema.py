@@ -23,9 +23,11 @@ metadata = MetaData()
 samples = Table(
     "samples",
     metadata,
+    # Grows in the order of commits (there is one writer at a time), whatever the clocks of the hosts say.
+    Column("seq", Integer, primary_key=True, autoincrement=True),
     # Two models that see the same image have a sample each.
-    Column("model", String(200), primary_key=True),
-    Column("id", String(64), primary_key=True, comment="content digest of the image bytes"),
+    Column("model", String(200), nullable=False),
+    Column("id", String(64), nullable=False, comment="content digest of the image bytes"),
     Column("camera", String(200), nullable=False),
     Column("recording", String(300), nullable=False, comment="group key: never split across train and test"),
     Column("captured_at", Float, nullable=False),
@@ -44,6 +46,9 @@ samples = Table(
     Index("samples_waiting", "model", "cycle_id"),
     Index("samples_by_id", "id"),
     Index("samples_by_pack", "pack"),
+    UniqueConstraint("model", "id"),
+    # Without it SQLite gives the number of a deleted newest row to the next one.
+    sqlite_autoincrement=True,
 )
 
 draws = Table(
@@ -84,6 +89,7 @@ likenesses = Table(
     ),
     Index("likenesses_by_model", "model", "seq"),
     UniqueConstraint("model", "sample_id"),
+    sqlite_autoincrement=True,
 )
 
 packs = Table(
@@ -146,9 +152,9 @@ crossings = Table(
     ),
     Column(
         "counted_until",
-        Float,
-        nullable=True,
-        comment="newest stored_at counted; null: none known, as crossed_at",
+        Integer,
+        nullable=False,
+        comment="highest samples.seq then; a time would depend on the clocks of the collecting hosts",
     ),
     UniqueConstraint("model", "number"),
 )

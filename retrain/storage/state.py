@@ -86,7 +86,7 @@ class StateStore:
             raise explained from error
 
 
-def open_state(url: str) -> StateStore:
+def open_state(url: str | URL) -> StateStore:
     """Connect and create missing tables; safe when several processes do it at once.
 
     Args:
@@ -110,7 +110,7 @@ def open_state(url: str) -> StateStore:
     return store
 
 
-def _parse(url: str) -> URL:
+def _parse(url: str | URL) -> URL:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:

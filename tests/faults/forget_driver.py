@@ -18,6 +18,7 @@ from retrain.data_collection.collector import DataCollectionService
 from retrain.data_collection.forgetting.eraser import Eraser
 from retrain.data_collection.forgetting.forget import Scope, forget
 from retrain.data_collection.forgetting.retention import RetentionPolicy, retain
+from retrain.data_collection.forgetting.tombstones import CLOCK_SKEW_S
 from retrain.data_collection.spool.reader import spool_depth
 from retrain.data_collection.store.packs import SamplePacks
 from retrain.data_collection.store.samples import SampleStore
@@ -170,7 +171,7 @@ def run(work, kills):
         wrong = findings(world, gone, kept)
         wrong += [f"a child ended with {code}" for code in codes if code not in (0, -signal.SIGKILL)]
         # The producer goes on with the segment that was cleared under it.
-        world.now = NOW + 1
+        world.now = NOW + CLOCK_SKEW_S + 1
         world.collect(12, "gate")
         world.service.flush()
         if content_digest(png_bytes(12)) not in stored(world.state):

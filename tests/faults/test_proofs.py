@@ -78,7 +78,7 @@ def test_what_was_damaged_since_is_named_by_its_stage(world, finished):
     expect("annotate", "the samples labelled by auto")
 
     shutil.rmtree(world.home / found["layout"]["val"])
-    expect("layout", "holds no image")
+    expect("layout", "no longer holds all images")
 
     flip_a_byte(world.home / found["train"]["model_folder"] / "weights.safetensors")
     expect("train", "the digest of the weights")

@@ -144,7 +144,7 @@ def test_a_pid_file_of_a_reused_pid_is_not_believed(tmp_path):
     config = RetrainConfig()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "prefect.pid").write_text(
-        json.dumps({"pid": os.getpid(), "started": 1.0}), encoding="utf-8"
+        json.dumps({"pid": os.getpid(), "started": "1"}), encoding="utf-8"
     )
 
     states = {row.name: row.state for row in Stack(tmp_path, config).status()}

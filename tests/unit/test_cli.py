@@ -11,8 +11,19 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from sqlalchemy import insert
 
 from flows.cli import main
+from retrain.config import RetrainConfig
+from retrain.cycle import open_cycle, read_cycle
+from retrain.data_collection.triggers.crossings import select_samples
+from retrain.serving.route import RouteStore
+from retrain.storage.leases import LeaseManager
+from retrain.storage.schema import aliases
+from retrain.storage.state import open_state
+from tasks.resources import Resources
+from tests.unit.data_collection.conftest import png_bytes
+from tests.unit.data_collection.stored_rows import store_many
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 COMMANDS = (
@@ -233,6 +244,47 @@ def test_config_shows_every_value_and_its_source(home, retrain):
     assert rows["training.batch_size"] == ["16", "default"]
 
 
+def test_what_is_piped_is_never_cut(tmp_path, retrain):
+    deep = tmp_path / ("long-name-" * 9) / "[new]"
+    deep.mkdir(parents=True)
+    variable = "RETRAIN_DATA_COLLECTION__NEAR_DUPLICATES__MAX_DIFFERENCE"
+
+    shown = retrain("config", deep, COLUMNS="80", **{variable: "3.5", "RETRAIN_STORAGE__BLOBS_URL": "blobs"})
+    states = retrain("status", deep, COLUMNS="80")
+
+    rows = [line.split(maxsplit=2) for line in shown.stdout.splitlines()]
+    found = {key: (value, source.rstrip()) for key, value, source in rows}
+    assert found["data_collection.near_duplicates.max_difference"] == ("3.5", f"environment {variable}")
+    assert found["storage.blobs_url"] == (f'"{deep}/blobs"', "environment RETRAIN_STORAGE__BLOBS_URL")
+    logs = [line.split()[-1] for line in states.stdout.splitlines()[1:]]
+    assert logs == [f"{deep}/logs/{name}.log" for name in ("prefect", "worker", "mlflow")]
+
+
+@pytest.mark.parametrize("arguments", ["config", "up"])
+def test_rules_that_cannot_be_built_are_reported_before_anything_starts(home, arguments, retrain):
+    text = "data_collection: {strategy: rare_class, trigger: {timezone: Mars}}\n"
+    (home / "config.yaml").write_text(text, encoding="utf-8")
+
+    done = retrain(arguments, home)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    zone, strategy = done.stderr.splitlines()
+    assert zone.startswith(
+        f"error: {home}/config.yaml:1: data_collection.trigger.timezone: Unknown time zone 'Mars'."
+    )
+    assert strategy == (
+        f"{home}/config.yaml:1: data_collection.strategy: The collection strategy 'rare_class' needs targets."
+    )
+    assert not (home / "run").exists()
+
+
+def test_a_command_that_imports_prefect_says_nothing_of_prefects_own_folder(tmp_path):
+    assert_one_error_line(process("triggers", "/proc/nope"), "/proc/nope", "Set RETRAIN_HOME")
+
+    done = process("triggers", tmp_path / "new")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_status_of_a_stack_that_is_down_exits_with_one_and_writes_nothing(tmp_path, retrain):
     done = retrain("status", tmp_path / "new")
 
@@ -252,3 +304,86 @@ def test_it_works_without_a_usable_user_home_and_from_any_folder(home, user_home
 
         assert done.returncode == code, done.stderr
         assert done.stderr == ""
+
+
+@pytest.fixture
+def state(home):
+    store = open_state(f"sqlite:///{home / 'state.db'}")
+    yield store
+    store.close()
+
+
+def begun(state, model, trigger):
+    """A cycle whose process has died."""
+    with LeaseManager(state).acquire(f"cycle-{model}", 30) as lease:
+        return open_cycle(state, model, trigger, "c", lease)
+
+
+def test_a_live_cycle_of_a_model_that_is_not_configured_is_not_abandoned(home, state, retrain):
+    with LeaseManager(state).acquire("cycle-plates", 30) as lease:
+        cycle = open_cycle(state, "plates", "plates-samples-1", "c", lease)
+
+        done = retrain(f"cycle abandon {cycle.id}", home)
+
+    assert_one_error_line(done, "lease 'cycle-plates' is active")
+    assert read_cycle(state, cycle.id).status == "running"
+
+
+def test_abandoning_takes_back_the_promotion_of_the_cycle_s_own_model_and_frees_its_samples(
+    home, state, retrain
+):
+    store_many(state, 2, model="plates")
+    cycle = begun(state, "plates", "plates-samples-1")
+    select_samples(state, "plates", cycle.id, limit=10)
+    champion, half_promoted = "a" * 64, "b" * 64
+    RouteStore(state).initialise("plates", half_promoted, 1.0)
+    row = {"model": "plates", "alias": "champion", "digest": champion, "version": "1", "revision": 1}
+    with state.write() as connection:
+        connection.execute(insert(aliases).values(**row, moved_at=1.0))
+
+    done = retrain(f"cycle abandon {cycle.id}", home)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"{cycle.id}: abandoned",
+        "2 of its samples wait again",
+        f"the route is back at {champion}",
+    ]
+    assert RouteStore(state).get("plates").control == champion
+
+
+def test_a_first_cycle_is_abandoned_although_there_is_no_champion_to_go_back_to(home, state, retrain):
+    cycle = begun(state, "detector", "detector-first")
+
+    done = retrain(f"cycle abandon {cycle.id}", home)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"{cycle.id}: abandoned", "0 of its samples wait again"]
+
+
+def test_a_promoted_cycle_without_records_of_its_stages_is_not_verified(home, state, retrain):
+    with LeaseManager(state).acquire("cycle-detector", 30) as lease:
+        cycle = open_cycle(state, "detector", "detector-samples-1", "c", lease)
+        cycle.finish("promoted", {})
+
+    done = retrain(f"cycle verify {cycle.id}", home)
+
+    assert done.returncode == 1
+    assert "plan, select, annotate, version, layout, train" in done.stderr
+
+
+def test_retention_warns_when_it_keeps_fewer_samples_than_a_cycle_needs(home, retrain):
+    settings = {"strategy": "all", "retrain_threshold": 100, "retention": {"max_bytes": 2000}}
+    resources = Resources(RetrainConfig.model_validate({"data_collection": settings}), home)
+    (home / "config.yaml").write_text(resources.config.model_dump_json(), encoding="utf-8")
+    with resources.collection_service(background=False) as service:
+        for number in range(3):
+            service.collect(image=png_bytes(number), confidence=0.5)
+        service.flush()
+    resources.state.close()
+
+    done = retrain("collect retain", home)
+
+    assert done.returncode == 0, done.stderr
+    assert "too few for the threshold of 100 samples." in done.stdout
+    assert "samples deleted" in done.stdout

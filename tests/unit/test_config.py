@@ -8,6 +8,7 @@ import yaml
 
 from retrain.config import RetrainConfig, load_config
 from retrain.data_collection.strategies.rules import CollectionStrategy
+from retrain.environment import home
 from retrain.errors import ConfigError
 
 
@@ -57,11 +58,177 @@ def test_the_environment_wins_over_the_file_and_both_are_named_as_sources(tmp_pa
     assert rows["training.batch_size"] == ("16", "default")
 
 
+def test_a_section_set_by_one_variable_says_so_for_each_of_its_keys(tmp_path):
+    path = written(tmp_path, "data_collection: {quota: {per_day: 9, per_hour: 4}}\n")
+
+    resolved = load_config(path, {"RETRAIN_DATA_COLLECTION__QUOTA": "{per_day: 5}"})
+
+    rows = {key: (value, source) for key, value, source in resolved.rows()}
+    variable = "environment RETRAIN_DATA_COLLECTION__QUOTA"
+    assert rows["data_collection.quota.per_day"] == ("5", variable)
+    assert rows["data_collection.quota.per_hour"] == ("null", "default")
+
+
+def test_every_setting_is_shown_also_one_that_is_an_empty_mapping():
+    shown = {key: value for key, value, _ in load_config(None, {}).rows()}
+
+    assert shown["data_collection.trigger.class_thresholds"] == "{}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "training:\n  epochs: 5\ntraining:\n  batch_size: 4\n",
+            [":3: training is given twice, first in line 1."],
+        ),
+        (
+            "training: {epochs: 5}\nmodel: {name: a}\ntraining: {epochs: 6}\nmodel: {}\n",
+            [":3: training is given twice, first in line 1.", ":4: model is given twice, first in line 2."],
+        ),
+        ("training:\n  epochs: 5\n  epochs: 6\n", [":3: training.epochs is given twice, first in line 2."]),
+        (
+            "data_collection:\n  settings:\n    targets:\n      dent: 0.5\n      dent: 0.1\n",
+            [":5: data_collection.settings.targets.dent is given twice, first in line 4."],
+        ),
+    ],
+)
+def test_a_key_given_twice_is_refused_with_both_lines(tmp_path, text, said):
+    path = written(tmp_path, text)
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, {})
+
+    assert str(caught.value).splitlines() == [f"{path}{line} Keep one." for line in said]
+
+
+def test_a_key_given_twice_in_a_variable_is_refused():
+    with pytest.raises(
+        ConfigError, match="environment RETRAIN_DATA_COLLECTION__QUOTA: per_day is given twice"
+    ):
+        load_config(None, {"RETRAIN_DATA_COLLECTION__QUOTA": "{per_day: 1, per_day: 2}"})
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("RETRAIN_TRAINING_EPOCHS", "Did you mean RETRAIN_TRAINING__EPOCHS?"),
+        ("RETRAIN_EPOCHS", "Did you mean RETRAIN_TRAINING__EPOCHS?"),
+        (
+            "RETRAIN_DATA_COLLECTION_TRIGGER_TIMEZONE",
+            "Did you mean RETRAIN_DATA_COLLECTION__TRIGGER__TIMEZONE?",
+        ),
+        ("RETRAIN_HOM", "Did you mean RETRAIN_HOME?"),
+        ("RETRAIN_XXXXXXXXXXXXXX", "Settings are RETRAIN_<SECTION>__<KEY>."),
+    ],
+)
+def test_a_variable_that_would_do_nothing_is_refused_with_the_nearest_valid_one(name, hint):
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {name: "5", "RETRAIN_TRAINING__PATIENCE": "0"})
+
+    first, second = str(caught.value).splitlines()
+    assert first == f"environment {name}: unknown variable. {hint}"
+    assert second.startswith("environment RETRAIN_TRAINING__PATIENCE: training.patience:")
+
+
+def test_variables_that_are_no_settings_are_left_alone(tmp_path):
+    ours = {"RETRAIN_HOME": str(tmp_path), "RETRAIN_CONFIG": "", "RETRAIN_CI": "1", "RETRAINING": "x"}
+
+    assert load_config(None, ours).config == RetrainConfig()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("RETRAIN_FOO__BAR", "1", "environment RETRAIN_FOO__BAR: unknown key foo."),
+        ("RETRAIN_TRAINING__EPOCHS__X", "1", "environment RETRAIN_TRAINING__EPOCHS__X: training.epochs: "),
+        ("RETRAIN_MODEL__CLASSES", "[a, 1]", "environment RETRAIN_MODEL__CLASSES: model.classes.1: "),
+        (
+            "RETRAIN_DATASET__SPLITS__TRAIN",
+            "0.9",
+            "environment RETRAIN_DATASET__SPLITS__TRAIN: dataset.splits: ",
+        ),
+    ],
+)
+def test_what_a_variable_broke_names_the_variable(name, value, said):
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {name: value})
+
+    assert str(caught.value).startswith(said)
+
+
+def test_a_rule_over_several_keys_names_the_file_and_the_variable_that_broke_it(tmp_path):
+    path = written(tmp_path, "dataset:\n  splits: {train: 0.7, val: 0.2, test: 0.1}\n")
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, {"RETRAIN_DATASET__SPLITS__TRAIN": "0.9"})
+
+    assert str(caught.value).startswith(
+        f"{path}:2, environment RETRAIN_DATASET__SPLITS__TRAIN: dataset.splits: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("training.epochs", "true"),
+        ("training.epochs", "5.0"),
+        ("training.epochs", "'5'"),
+        ("training.learning_rate", "true"),
+        ("training.learning_rate", ".inf"),
+        ("training.learning_rate", ".nan"),
+        ("training.learning_rate", "'nan'"),
+        ("data_collection.retention.max_age_days", ".inf"),
+        ("data_collection.settings.targets", "{dent: true}"),
+        ("data_collection.trigger.camera_thresholds", "{east: true}"),
+        ("training.mixed_precision", "1"),
+        ("training.mixed_precision", "'on'"),
+        ("storage.state_url", "''"),
+        ("storage.blobs_url", "''"),
+        ("data_collection.redis_url", "''"),
+        ("data_collection.s3_bucket", "''"),
+        ("data_collection.storage_path", "''"),
+        ("dataset.versions_path", "''"),
+        ("mlflow.experiment_name", "''"),
+        ("model.classes", "[]"),
+        ("model.classes", "['']"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_not_converted(key, value):
+    name = f"RETRAIN_{key.replace('.', '__').upper()}"
+
+    with pytest.raises(ConfigError, match=f"environment {name}: {key}"):
+        load_config(None, {name: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "meant"),
+    [
+        ("training.epochs", "5", 5),
+        ("data_collection.flush_s", "5", 5.0),
+        ("training.learning_rate", "1e-3", 0.001),
+        ("training.mixed_precision", "yes", True),
+        ("storage.state_url", "", None),
+    ],
+)
+def test_what_yaml_says_plainly_is_taken(key, value, meant):
+    name = f"RETRAIN_{key.replace('.', '__').upper()}"
+
+    assert shown(load_config(None, {name: value}))[key] == meant
+
+
+@pytest.mark.parametrize("name", ["boundary", "band"])
+def test_bounds_in_the_wrong_order_are_refused(name):
+    with pytest.raises(ConfigError, match=f"{name}_low must be less than {name}_high, got 0.9 and 0.6"):
+        load_config(None, {f"RETRAIN_DATA_COLLECTION__SETTINGS__{name.upper()}_LOW": "0.9"})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("- a\n- b\n", "must hold sections"),
         ("training: [\n", "is not YAML"),
+        ("model: {name: 2026-13-45}\n", "is not YAML"),
         ("training: 5\n", "training: Input should be a valid dictionary"),
     ],
 )
@@ -116,6 +283,34 @@ def test_a_relative_path_of_the_environment_is_seen_from_the_home_folder(tmp_pat
     assert shown(resolved)[key] == meant.format(folder=tmp_path / "home")
 
 
+@pytest.mark.parametrize("key", PLACES)
+def test_a_tilde_means_the_users_folder_in_a_file_and_in_a_variable(tmp_path, monkeypatch, key):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    place = "sqlite:///~/place" if key.endswith(("state_url", "tracking_uri")) else "~/place"
+    section, name = key.split(".")
+    path = written(tmp_path, f"{section}:\n  {name}: {place}\n")
+
+    from_file = load_config(path, {})
+    from_variable = load_config(None, {f"RETRAIN_{section}__{name}".upper(): place})
+
+    assert shown(from_file)[key] == shown(from_variable)[key] == place.replace("~", str(tmp_path))
+
+
+def test_a_tilde_is_expanded_in_the_variables_that_name_home_and_file(tmp_path, monkeypatch):
+    written(tmp_path, "training: {epochs: 3}\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RETRAIN_HOME", "~/home")
+    monkeypatch.setenv("RETRAIN_CONFIG", "~/config.yaml")
+
+    assert home() == tmp_path / "home"
+    assert load_config(None, {}).config.training.epochs == 3
+
+
+def test_a_tilde_of_a_user_nobody_knows_is_a_clear_error():
+    with pytest.raises(ConfigError, match="Whose home folder ~no-such-user/x means"):
+        load_config(None, {"RETRAIN_STORAGE__BLOBS_URL": "~no-such-user/x"})
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -157,14 +352,34 @@ def test_the_committed_example_holds_every_key_with_its_default():
     assert example == RetrainConfig().model_dump(mode="json")
 
 
-def test_the_digest_ignores_ports_and_follows_everything_else():
-    base = RetrainConfig()
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"classes": ["dent"]}},
+        {"annotation": {"auto_label_threshold": 0.5}},
+        {"training": {"epochs": 3}},
+        {"evaluation": {"margin": 0.1}},
+        {"simulation": {"annotator_miss_rate": 0.5}},
+    ],
+)
+def test_the_digest_follows_what_a_cycle_goes_by(change):
+    assert RetrainConfig.model_validate(change).digest != RetrainConfig().digest
 
-    other_port = RetrainConfig.model_validate({"orchestration": {"prefect_port": 4999}})
-    other_epochs = RetrainConfig.model_validate({"training": {"epochs": 3}})
 
-    assert base.digest == other_port.digest
-    assert base.digest != other_epochs.digest
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"orchestration": {"prefect_port": 4999}},
+        {"serving": {"min_replicas": 0}},
+        {"data_collection": {"retrain_threshold": 7, "quota": {"per_hour": 1}, "audit_rate": 0.5}},
+        {"data_collection": {"near_duplicates": {"enabled": False}, "storage_path": "/elsewhere"}},
+        {"data_collection": {"trigger": {"cooldown_s": 5}, "strategy": "all"}},
+        {"dataset": {"versions_path": "/elsewhere", "splits": {"train": 0.8, "val": 0.1, "test": 0.1}}},
+        {"simulation": {"max_frames": 5, "heldout_frames": 6, "train_frames": 7}},
+    ],
+)
+def test_a_running_cycle_may_go_on_when_what_it_does_not_read_was_changed(change):
+    assert RetrainConfig.model_validate(change).digest == RetrainConfig().digest
 
 
 def test_importing_the_configuration_pulls_in_no_heavy_library():
@@ -182,6 +397,16 @@ def test_a_password_in_an_address_is_never_printed(tmp_path):
     shown = {key: value for key, value, _ in load_config(path, {}).rows()}
 
     assert shown["storage.state_url"] == '"postgresql+psycopg://retrain:***@db/retrain"'
+
+
+@pytest.mark.parametrize("address", ["redis://me:s3cr@t@host/0", "redis://host/0?db=1&password=s3cr@t"])
+def test_a_password_stays_hidden_whatever_it_holds_and_also_in_errors(address):
+    rows = list(load_config(None, {"RETRAIN_DATA_COLLECTION__REDIS_URL": address}).rows())
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {"RETRAIN_DATA_COLLECTION__REDIS_URL": f"['{address}']"})
+
+    assert "host" in str(rows)
+    assert "s3cr" not in str(rows) + str(caught.value)
 
 
 def test_the_configuration_knows_every_collection_strategy_and_no_other():

@@ -1,11 +1,23 @@
 import pytest
 from sqlalchemy import select
 
-from retrain.cycle import abandon_cycle, list_cycles, open_cycle, read_cycle, stage_records
+from retrain.cycle import (
+    FIRST_STAGES,
+    STAGES,
+    abandon_cycle,
+    first_trigger,
+    list_cycles,
+    open_cycle,
+    read_cycle,
+    required_stages,
+    stage_records,
+)
+from retrain.data_collection.triggers.crossings import cycle_samples, select_samples
 from retrain.errors import Conflict, LeaseLost, NotFound
 from retrain.storage.leases import LeaseManager
 from retrain.storage.schema import stages
 from retrain.storage.state import open_state
+from tests.unit.data_collection.stored_rows import store_many, waiting_ids
 
 
 @pytest.fixture
@@ -89,6 +101,83 @@ def test_an_abandoned_cycle_is_closed_and_not_reopened(state, lease):
 
     assert opened(state, lease, config="d").record.status == "abandoned"
     assert read_cycle(state, cycle.id).finished_at == 5.0
+
+
+def test_the_samples_of_a_cycle_abandoned_before_its_dataset_version_wait_for_another_cycle(state, lease):
+    store_many(state, 3)
+    cycle = opened(state, lease)
+    claimed = select_samples(state, "m", cycle.id, limit=100)
+    cycle.stage("select", {}, lambda: {"sample_ids": claimed})
+
+    closed = abandon_cycle(state, cycle.id, now=5.0)
+
+    assert closed.outcome["samples_waiting_again"] == 3
+    assert waiting_ids(state) == set(claimed)
+    again = opened(state, lease, trigger="m-manual-1")
+    assert select_samples(state, "m", again.id, limit=100) == claimed
+
+
+def test_the_samples_of_a_cycle_abandoned_after_its_dataset_version_stay_used(state, lease):
+    store_many(state, 3)
+    cycle = opened(state, lease)
+    claimed = select_samples(state, "m", cycle.id, limit=100)
+    cycle.stage("version", {}, dict)
+
+    closed = abandon_cycle(state, cycle.id, now=5.0)
+
+    assert closed.outcome["samples_waiting_again"] == 0
+    assert [sample.id for sample in cycle_samples(state, cycle.id)] == claimed
+
+
+def test_abandoning_a_finished_cycle_changes_nothing(state, lease):
+    store_many(state, 3)
+    cycle = opened(state, lease)
+    claimed = select_samples(state, "m", cycle.id, limit=100)
+    cycle.finish("kept_champion", {"why": "worse"})
+
+    closed = abandon_cycle(state, cycle.id, now=5.0)
+
+    assert (closed.status, closed.outcome) == ("kept_champion", {"why": "worse"})
+    assert [sample.id for sample in cycle_samples(state, cycle.id)] == claimed
+
+
+@pytest.mark.parametrize(
+    ("trigger", "status", "required"),
+    [
+        ("m-samples-1", "promoted", STAGES),
+        ("m-samples-1", "kept_champion", STAGES[:8]),
+        ("m-samples-1", "nothing_to_do", ("plan", "select")),
+        ("m-samples-1", "running", ()),
+        ("m-first", "promoted", FIRST_STAGES),
+        ("m-first-2", "promoted", FIRST_STAGES),
+    ],
+)
+def test_how_a_cycle_ended_says_what_it_must_have_recorded(state, lease, trigger, status, required):
+    cycle = opened(state, lease, trigger)
+    if status != "running":
+        cycle.finish(status, {})
+
+    assert required_stages(read_cycle(state, cycle.id)) == required
+
+
+def test_after_a_first_cycle_was_abandoned_another_can_be_started_and_continued(state, lease):
+    triggers = [first_trigger(state, "m")]
+    for _ in range(2):
+        cycle = opened(state, lease, triggers[-1])
+        assert first_trigger(state, "m") == triggers[-1]
+        abandon_cycle(state, cycle.id, now=5.0)
+        triggers.append(first_trigger(state, "m"))
+
+    opened(state, lease, triggers[-1]).finish("promoted", {"release": "x"})
+
+    assert triggers == ["m-first", "m-first-2", "m-first-3"]
+    assert first_trigger(state, "m") == "m-first-3"
+
+
+def test_an_abandoned_cycle_must_have_recorded_nothing(state, lease):
+    cycle = opened(state, lease)
+
+    assert required_stages(abandon_cycle(state, cycle.id, now=5.0)) == ()
 
 
 def test_a_finished_cycle_keeps_its_outcome(state, lease):

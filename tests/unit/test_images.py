@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from retrain.errors import BadInput
-from retrain.images import read_image
+from retrain.images import _Source, read_image
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_an_image_is_known_by_its_bytes_and_has_its_formats_suffix(make_image, k
     assert len(image.digest) == 64
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "WEBP"])
 @pytest.mark.parametrize("forgiving", [False, True])
 def test_a_truncated_image_is_refused_also_when_another_library_allows_them(
     make_image, kind, forgiving, monkeypatch
@@ -43,6 +43,23 @@ def test_a_truncated_image_is_refused_also_when_another_library_allows_them(
 
     with pytest.raises(BadInput, match=r"cannot be decoded|is not an image"):
         read_image(data[: len(data) // 2])
+    assert forgiving == ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_a_library_that_allows_truncated_images_is_not_disturbed_meanwhile(make_image, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    data = make_image(1, "JPEG", size=(800, 600))
+    seen = set()
+
+    class Watching(_Source):
+        def read(self, size=-1, /):
+            seen.add(ImageFile.LOAD_TRUNCATED_IMAGES)
+            return super().read(size)
+
+    monkeypatch.setattr("retrain.images._Source", Watching)
+    read_image(data)
+
+    assert seen == {True}
 
 
 def test_a_flipped_bit_in_a_png_is_noticed(make_image):
@@ -99,3 +116,17 @@ def test_the_thumbnail_is_small_and_grey_and_never_empty(make_image, size, side)
 
         assert thumbnail.ndim == 2
         assert 1 <= min(thumbnail.shape) <= max(side, 127)
+
+
+def test_a_picture_one_pixel_wide_gives_a_small_thumbnail_too(make_image):
+    assert max(read_image(make_image(1, "PNG", size=(1, 400_000))).thumbnail.shape) < 10_000
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_levels_of_more_than_8_bits_have_no_thumbnail(dtype):
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(64 * 64).reshape(64, 64).astype(dtype)).save(buffer, "TIFF")
+
+    image = read_image(buffer.getvalue())
+
+    assert (image.width, image.thumbnail) == (64, None)

@@ -96,9 +96,12 @@ def perceptual_hash(image: bytes | NDArray[np.uint8]) -> PerceptualHash:
             `EncodedImage.thumbnail` gives the same hash as its bytes, for a tenth of the time.
 
     Raises:
-        BadInput: bytes that `read_image` refuses (truncated, no image, too large), or no grey picture.
+        BadInput: bytes that `read_image` refuses (truncated, no image, too large) or gives no thumbnail of, or no grey
+            picture.
     """
     grey = read_image(image).thumbnail if isinstance(image, bytes) else image
+    if grey is None:
+        raise BadInput("The image has levels of more than 8 bits, which are not compared.")
     if grey.ndim != 2 or grey.dtype != np.uint8 or grey.size == 0:
         raise BadInput(f"Give grey levels as uint8 of shape (height, width), got {grey.dtype} {grey.shape}.")
     # OpenCV averages areas only where both sides shrink, so a side below 32 is repeated first.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, func, select, update
 
+from retrain.data_collection.forgetting.database_log import empty_log
 from retrain.data_collection.forgetting.tombstones import read_tombstones
 from retrain.data_collection.store.packs import ARRIVING, STORED, Guard, SamplePacks
 from retrain.errors import BadInput, NotFound, PostConditionFailed
@@ -23,10 +24,12 @@ class Erased:
     Attributes:
         packs: replaced or deleted; the blob store was asked and has none of them any more.
         bytes: by which those were larger than what replaced them.
+        left: what the database itself keeps of deleted rows, in words; empty when it keeps nothing.
     """
 
     packs: int
     bytes: int
+    left: str = ""
 
 
 class Eraser:
@@ -61,10 +64,15 @@ class Eraser:
             except (NotFound, BadInput) as error:
                 failed[pack] = str(error)
         self._drop_forgotten_arrivals()
-        self._packs.prune_cache()
+        self.prune_cache()
+        left = empty_log(self.state)
         if failed:
             raise PostConditionFailed(_failure(failed))
-        return Erased(len(freed), sum(freed))
+        return Erased(len(freed), sum(freed), left)
+
+    def prune_cache(self) -> None:
+        """Delete the copies on this machine of packs that are gone, also of those deleted by another machine."""
+        self._packs.prune_cache()
 
     def stored_bytes(self) -> int:
         """Size of all stored packs."""

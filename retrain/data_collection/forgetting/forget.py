@@ -8,9 +8,11 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, select, update
 
 from retrain.data_collection.background import SpoolDrainer
+from retrain.data_collection.forgetting.counted_names import hide_names
 from retrain.data_collection.forgetting.eraser import Erased, Eraser
 from retrain.data_collection.forgetting.removal import claimed_by_running, remove_samples
-from retrain.data_collection.forgetting.tombstones import bury
+from retrain.data_collection.forgetting.tombstones import CLOCK_SKEW_S, bury
+from retrain.data_collection.metadata import fitting
 from retrain.data_collection.sample import SampleKey
 from retrain.data_collection.spool.scrub import scrub
 from retrain.data_collection.store.samples import FORGOTTEN
@@ -28,7 +30,8 @@ class Scope:
 
     Attributes:
         samples: digests of images, also of ones that never came or still wait somewhere: they will not be stored.
-        cameras, models: names; every picture that any draw of theirs led to, also where another camera sent the same.
+        cameras, models: names; every picture that any draw of theirs led to, also where another camera sent the same,
+            or another model saw it. Names of cameras are cut as in the index.
 
     Raises:
         BadInput: nothing is named, or a sample id that is no digest.
@@ -45,6 +48,7 @@ class Scope:
             raise BadInput(f"A sample id has 64 hex digits, got {wrong[0]!r}.")
         if not all(self.cameras) or not all(self.models):
             raise BadInput("The name of a camera or model is not empty.")
+        object.__setattr__(self, "cameras", tuple(fitting(name, draws.c.camera) for name in self.cameras))
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,15 @@ class ForgetReport:
         samples: ids of those that were in the index.
         erased: what became of their packs.
         refused: records that waited in the spool of this machine and were not stored.
+        refused_until: moment up to which frames of the named cameras and models are refused.
+        counting: running processes of this machine that still publish counts by the name of a camera.
     """
 
     samples: tuple[str, ...]
     erased: Erased
     refused: int
+    refused_until: float
+    counting: int
 
 
 @dataclass(frozen=True)
@@ -91,32 +99,37 @@ def forget(
     """Delete samples for good. Killed anywhere and called again, it goes on where it was.
 
     With the first transaction they are gone from the index, and tombstones keep them from coming back, from whatever
-    spool or stream. Then their bytes go. What a camera or model hands over later is collected again.
+    spool or stream. Then their bytes go. What a camera or model hands over later than `CLOCK_SKEW_S` from now is
+    collected again; until then it is refused, because the clock of its host may be ahead.
 
     Draws stay as counts: they lose sample and detail, and those of a forgotten camera its name.
 
     Args:
         reason: kept with the tombstones, up to 300 characters.
-        drainer: of the spool on this machine, which is emptied and cleared of what was read; None leaves it.
+        drainer: of the spool on this machine, which is emptied and cleared of what was read, and the counts beside it
+            of the names of cameras; None leaves both.
 
     Raises:
         Conflict: a running cycle has selected some; nothing was forgotten.
         RetrainError: a store does not answer; what is missing is done by the next call, whatever it is to forget.
     """
+    until = now + CLOCK_SKEW_S
     with eraser.state.write() as connection:
         eraser.guard(connection)
         keys = _find(connection, scope)
         ids = _ids(keys)
         _refuse_claimed(connection, keys)
         bury(connection, "sample", sorted({*ids, *scope.samples}), now, reason)
-        bury(connection, "camera", sorted(set(scope.cameras)), now, reason)
-        bury(connection, "model", sorted(set(scope.models)), now, reason)
+        bury(connection, "camera", sorted(set(scope.cameras)), until, reason)
+        bury(connection, "model", sorted(set(scope.models)), until, reason)
         remove_samples(connection, keys, FORGOTTEN)
         hidden = draws.c.camera.in_(scope.cameras)
         connection.execute(update(draws).where(hidden).values(camera=FORGOTTEN, sample_id=None, detail=""))
     # The spool first: it may hold what was never in the index.
     refused = 0 if drainer is None else scrub(drainer)
-    return ForgetReport(tuple(ids), eraser.erase(now), refused)
+    erased = eraser.erase(now)
+    counting = 0 if drainer is None else hide_names(drainer.spool, scope.cameras)
+    return ForgetReport(tuple(ids), erased, refused, until, counting)
 
 
 def find_samples(state: StateStore, scope: Scope) -> list[str]:

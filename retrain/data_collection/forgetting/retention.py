@@ -57,6 +57,7 @@ class RetentionReport:
         packs: replaced or deleted, the blob store was asked and has none of them any more.
         bytes_before, bytes_after: of all packs, as the store had and has them.
         over: bytes above `max_bytes` that are left, because a running cycle uses them.
+        left: what the database itself keeps of deleted rows, in words; empty when it keeps nothing.
     """
 
     samples: tuple[str, ...]
@@ -64,6 +65,7 @@ class RetentionReport:
     bytes_before: int
     bytes_after: int
     over: int
+    left: str
 
     @property
     def bytes_freed(self) -> int:
@@ -90,11 +92,13 @@ def retain(
     before, gone = eraser.stored_bytes(), []
     if policy.max_age_s is not None:
         gone += _delete_oldest(eraser, now, older_than=now - policy.max_age_s)
-    replaced = eraser.erase(now).packs
+    erased = eraser.erase(now)
+    replaced = erased.packs
     while (over := _over(eraser, policy)) and (more := _delete_oldest(eraser, now, enough_bytes=over)):
         gone += more
-        replaced += eraser.erase(now).packs
-    return RetentionReport(tuple(gone), replaced, before, eraser.stored_bytes(), over)
+        erased = eraser.erase(now)
+        replaced += erased.packs
+    return RetentionReport(tuple(gone), replaced, before, eraser.stored_bytes(), over, erased.left)
 
 
 def _over(eraser: Eraser, policy: RetentionPolicy) -> int:

@@ -14,6 +14,10 @@ from retrain.storage.schema import tombstones
 from retrain.storage.state import StateStore
 
 Kind = Literal["sample", "camera", "model", "expired"]
+"""The kinds of `storage.schema.tombstones`."""
+CLOCK_SKEW_S = 300.0
+"""How far the clock of a collecting host may be ahead of the one of whoever forgets a camera or model: what it handed
+over before is refused all the same. The price: what is handed over so shortly afterwards is refused, too."""
 LONGEST_REASON = 300
 _ASKED_AT_ONCE = 500
 
@@ -65,6 +69,13 @@ def bury(connection: Connection, kind: Kind, keys: Sequence[str], now: float, re
         old = [{"old_kind": row["kind"], "old_key": row["key"]} for row in rows]
         connection.execute(delete(tombstones).where(*there), old)
         connection.execute(insert(tombstones), rows)
+
+
+def forgotten_samples(state: StateStore) -> set[str]:
+    """All samples that were forgotten, under whatever model."""
+    with state.read() as connection:
+        query = select(tombstones.c.key).where(tombstones.c.kind == "sample")
+        return set(connection.execute(query).scalars())
 
 
 def deleted_on_purpose(state: StateStore, sample_ids: Sequence[str]) -> set[str]:

@@ -1,7 +1,5 @@
 """What an operator sees of the stream, and does about its dead letters."""
 
-import time
-
 from retrain.data_collection.redis_backend.connection import RedisConnection
 from retrain.data_collection.redis_backend.records import DeadLetter, Entry, StreamDepth
 from retrain.data_collection.redis_backend.server import GROUP, StreamServer
@@ -11,7 +9,7 @@ class StreamCare:
     """Looks after one stream, by its name. Every method raises `Unavailable` when Redis does not answer."""
 
     def __init__(self, redis: RedisConnection, name: str = "retrain") -> None:
-        self._redis, self._server = redis, StreamServer(redis, name, time.time)
+        self._redis, self._server = redis, StreamServer(redis, name)
 
     def depth(self) -> StreamDepth:
         """What is in Redis now."""

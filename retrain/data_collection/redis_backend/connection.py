@@ -1,21 +1,16 @@
 """One way to reach Redis: short waits, nothing tried again unasked, errors in words that show no login."""
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from retrain.errors import ConfigError, StorageFull, Unavailable
 
-
-@dataclass(frozen=True)
-class Standstill:
-    """Since when something does not go on, and why."""
-
-    since: float
-    why: str
+_SLOWEST_UPLINK = 100_000
+"""Bytes per second. A socket's timeout is for the whole of what is sent, so one number cannot suit all sizes."""
 
 
 class RedisConnection:
@@ -23,7 +18,7 @@ class RedisConnection:
 
     Args:
         url: `redis://user:password@host:port/database`, `rediss://…` (TLS) or `unix://…`.
-        timeout_s: how long to wait for a connection, for an answer, and to send one value.
+        timeout_s: how long to wait for a connection and for an answer; longer for what is sent at `_SLOWEST_UPLINK`.
 
     Raises:
         ConfigError: the URL cannot be used, or redis-py is not installed.
@@ -49,6 +44,9 @@ class RedisConnection:
             retry=Retry(NoBackoff(), 0),
             protocol=2,
         )
+        pool = self.client.connection_pool
+        # What `from_url` chose: plain, TLS or a Unix socket.
+        pool.connection_class = _patient(pool.connection_class)
 
     @contextmanager
     def answering(self) -> Iterator[Any]:
@@ -58,10 +56,12 @@ class RedisConnection:
             Unavailable: Redis does not answer or refuses; whether the command ran is not known.
             StorageFull: its memory is.
         """
+        began = time.monotonic()
         try:
             yield self.client
         except self.errors.TimeoutError as error:
-            raise Unavailable(f"{self.place} did not answer within {self._timeout_s:g} s.") from error
+            waited_s = round(time.monotonic() - began, 1)
+            raise Unavailable(f"{self.place} did not answer within {waited_s:g} s.") from error
         except self.errors.AuthenticationError as error:
             raise Unavailable(
                 f"{self.place} refused the login; check the user and password of redis_url."
@@ -96,6 +96,20 @@ class RedisConnection:
         return found
 
 
+def _patient(connection_class: Any) -> Any:
+    """The class of connections, but with more time for what is large, and for the answer to it."""
+
+    class PatientConnection(connection_class):  # type: ignore[misc]
+        def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+            if not self._sock:
+                self.connect()
+            parts = [command] if isinstance(command, str) else list(command)
+            self._sock.settimeout(self.socket_timeout + sum(map(len, parts)) / _SLOWEST_UPLINK)
+            super().send_packed_command(parts, check_health)
+
+    return PatientConnection
+
+
 def _place(url: str) -> str:
     """The server in words, without user, password or query."""
     try:
@@ -107,7 +121,9 @@ def _place(url: str) -> str:
             "redis_url cannot be read; write redis://user:password@host:port/database, special characters as %XX."
         ) from None
     if parts.scheme not in {"redis", "rediss", "unix"}:
-        raise ConfigError(f"redis_url must begin with redis://, rediss:// or unix://, got {parts.scheme!r}.")
+        # All before the last @ may be a login; what follows a ? may be a password.
+        shown = re.sub(r"^(\w+://)?.*@", r"\1***@", url).partition("?")[0]
+        raise ConfigError(f"redis_url must begin with redis://, rediss:// or unix://, got {shown!r}.")
     # redis-py would take database 0.
     if parts.scheme != "unix" and not re.fullmatch(r"(/\d*)?", parts.path):
         raise ConfigError(f"The database in redis_url must be a number, got {parts.path.strip('/')!r}.")

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from retrain.data_collection.duplicates.likeness import LikenessIndex
-from retrain.data_collection.redis_backend.records import Entry, image_name
+from retrain.data_collection.redis_backend.records import Entry
 from retrain.data_collection.redis_backend.stream import RedisStream
 from retrain.data_collection.spool.drain_pass import only_one
 from retrain.data_collection.store.intake import (
@@ -16,7 +16,7 @@ from retrain.data_collection.store.intake import (
     READERS,
     DrainReport,
     Intake,
-    StoredImage,
+    in_parallel,
     whole_image,
 )
 from retrain.data_collection.store.samples import Arrival, SampleStore
@@ -44,12 +44,12 @@ class StreamDrainer:
 
         Args:
             store: its `owner` belongs to this folder alone, over all hosts.
-            classes: names in index order, for predictions that name their class.
+            classes: names in index order, for predictions of producers that were not told any.
             likeness: leaves out pictures that repeat a stored one; None keeps them.
             flush_s: how often whoever runs this in the background should call `drain`.
         """
         self.folder, self.flush_s = folder, flush_s
-        self._stream, self._store = stream, store
+        self._stream = stream
         self._intake = Intake(store, classes=classes, likeness=likeness, clock=clock)
 
     def drain(self, stop: threading.Event | None = None, *, wait: bool = False) -> DrainReport:
@@ -96,27 +96,20 @@ class StreamDrainer:
         def examine(entry: Entry) -> Arrival | None:
             return self._intake.examine(entry.record, entry.body, lambda _offer: _image(entry, images))
 
-        found = list(zip(entries, readers.map(examine, entries), strict=True))
-        samples = self._intake.store([arrival for _, arrival in found if arrival is not None], report)
+        found = list(zip(entries, in_parallel(readers, examine, entries), strict=True))
+        self._intake.store([arrival for _, arrival in found if arrival is not None], report)
         unreadable = [entry for entry, arrival in found if arrival is None]
         if unreadable:
             self._stream.bury(
                 unreadable, "cannot be read here; does the producer run another version of Retrain?"
             )
             report.outcomes[DEAD] += len(unreadable)
-        kept = [entry for entry, arrival in found if arrival is not None]
-        sizes = {sample.key: (sample.width, sample.height) for sample in samples}
-        sizes |= {entry.sample: entry.stored_size for entry in kept if entry.stored_size is not None}
-        known = self._store.known(list(sizes))
-        self._stream.forget(sorted(image_name(key) for key in sizes.keys() - known))
-        self._stream.done(kept, {image_name(key): sizes[key] for key in known})
+        self._stream.done(entry for entry, arrival in found if arrival is not None)
 
 
-def _image(entry: Entry, images: Mapping[str, bytes]) -> EncodedImage | StoredImage:
+def _image(entry: Entry, images: Mapping[str, bytes]) -> EncodedImage:
     if entry.problem:
         raise BadInput(entry.problem)
-    if entry.stored_size is not None:
-        return StoredImage(entry.sample.id, *entry.stored_size)
     if entry.image_name and entry.image_name not in images:
         raise BadInput("The image is gone from Redis, where it waited with its record.")
     # Where nothing was handed over, the message says so as it does for a spool.

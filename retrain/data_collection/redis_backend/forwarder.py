@@ -2,19 +2,16 @@
 
 import logging
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from retrain.data_collection.redis_backend.connection import Standstill
 from retrain.data_collection.redis_backend.records import StreamRecord
 from retrain.data_collection.redis_backend.stream import RedisStream
 from retrain.data_collection.spool.drain_pass import hand_on, only_one, spooled_image
 from retrain.data_collection.spool.offer import decode_offer
 from retrain.data_collection.spool.reader import SpooledRecord
-from retrain.data_collection.store.intake import BATCH_RECORDS, READERS, DrainReport
-from retrain.errors import BadInput, StorageFull, Unavailable
+from retrain.data_collection.store.intake import BATCH_RECORDS, READERS, DrainReport, in_parallel
+from retrain.errors import BadInput
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +28,6 @@ class StreamForwarder:
         stream: RedisStream,
         *,
         flush_s: float = 5.0,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         """Set up; nothing is sent yet.
 
@@ -39,14 +35,8 @@ class StreamForwarder:
             flush_s: how often whoever runs this in the background should call `drain`.
         """
         self.spool, self.flush_s = spool, flush_s
-        self._stream, self._clock = stream, clock
-        self._standstill: Standstill | None = None
+        self._stream = stream
         self._is_checked = False
-
-    @property
-    def standstill(self) -> Standstill | None:
-        """Since when nothing could be sent, and why; None when all is well as far as was tried."""
-        return self._standstill
 
     def drain(self, stop: threading.Event | None = None, *, wait: bool = False) -> DrainReport:
         """Send everything that is in the spool now, and remove the segments that are done.
@@ -58,34 +48,29 @@ class StreamForwarder:
             wait: for another forwarder or drainer of this spool at work; otherwise nothing is done beside it.
 
         Returns:
-            Outcomes are `sent` and `repeated`, which went without an image that Redis had or knew.
+            Outcomes are `sent` and `repeated`, which went without an image that Redis had.
 
         Raises:
             StorageFull: the stream holds as much as it may.
             Unavailable: Redis does not answer.
         """
         report = DrainReport()
-        try:
-            with only_one(self.spool, wait=wait) as alone, ThreadPoolExecutor(READERS) as readers:
-                if not alone:
-                    return report
-                hand_on(
-                    self.spool,
-                    lambda records: self._send(records, readers, report),
-                    report,
-                    most_records=min(BATCH_RECORDS, self._stream.max_entries),
-                    most_bytes=_BATCH_BYTES,
-                    stop=stop,
-                )
-        except (StorageFull, Unavailable) as error:
-            since = self._clock() if self._standstill is None else self._standstill.since
-            self._standstill = Standstill(since, str(error))
-            raise
-        self._standstill = None
+        with only_one(self.spool, wait=wait) as alone, ThreadPoolExecutor(READERS) as readers:
+            if not alone:
+                return report
+            hand_on(
+                self.spool,
+                lambda records: self._send(records, readers, report),
+                report,
+                most_records=min(BATCH_RECORDS, self._stream.max_entries),
+                most_bytes=_BATCH_BYTES,
+                stop=stop,
+            )
         return report
 
     def _send(self, records: list[SpooledRecord], readers: ThreadPoolExecutor, report: DrainReport) -> None:
-        ready = [one for one in readers.map(_prepared, records) if one is not None]
+        ready = [one for one in in_parallel(readers, _prepared, records) if one is not None]
+        report.unreadable += len(records) - len(ready)
         repeated = self._stream.put(ready)
         report.outcomes["sent"] += len(ready) - repeated
         report.outcomes["repeated"] += repeated

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from retrain.data_collection.quota import PERIOD_S, checked_limits
-from retrain.data_collection.redis_backend.connection import RedisConnection, Standstill
+from retrain.data_collection.redis_backend.connection import RedisConnection
 from retrain.data_collection.redis_backend.scripts import GIVE_BACK, LEASE
+from retrain.data_collection.statistics.counters import Standstill
 from retrain.errors import RetrainError
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,6 @@ class RedisQuota:
 
     _leases: dict[_Window, _Lease]
     _kept: dict[tuple[str, int], Mapping[int, int]]
-    _newest: dict[int, int]
 
     def __init__(
         self,
@@ -104,6 +104,7 @@ class RedisQuota:
             self._start()
         thread = (camera, threading.get_ident())
         with self._lock:
+            self._asked_at = now
             kept = self._kept.get(thread, _NOTHING)
             for length in self._limits:
                 number = int(now // length)
@@ -157,19 +158,19 @@ class RedisQuota:
             lease = _Lease()
             if len(self._leases) < _REMEMBERED:
                 self._leases[window] = lease
-                self._newest[window[1]] = max(window[2], self._newest.get(window[1], 0))
         return lease
 
     def _short(self) -> list[tuple[_Window, int]]:
         """Windows that have less than half a chunk left, and what they lack of one; those that are over are dropped."""
         now, short = time.monotonic(), []
         with self._lock:
-            newest = self._newest
-            self._leases = {key: lease for key, lease in self._leases.items() if key[2] >= newest[key[1]]}
+            # By the clock, not by the highest number seen: a clock that was ahead for a moment would end them all.
+            asked_at = self._asked_at
+            self._leases = {key: one for key, one in self._leases.items() if key[2] >= asked_at // key[1]}
             self._kept = {
                 thread: kept
                 for thread, kept in self._kept.items()
-                if any(number >= newest[length] for length, number in kept.items())
+                if any(number >= asked_at // length for length, number in kept.items())
             }
             for window, lease in self._leases.items():
                 chunk = max(1, int(self._limits[window[1]] * self._chunk_fraction))
@@ -205,7 +206,7 @@ class RedisQuota:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._leases, self._kept, self._newest = {}, {}, {}
+        self._leases, self._kept, self._asked_at = {}, {}, 0.0
         self._standstill: Standstill | None = None
 
     def _start(self) -> None:

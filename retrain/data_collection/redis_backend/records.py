@@ -46,7 +46,6 @@ class Entry:
     Attributes:
         key: its place in the stream.
         image_name: under which Redis has its image; empty when there is none.
-        stored_size: width and height of an image that was in the index when this came, and is not in Redis.
         image_bytes: length of the image in Redis.
         deliveries: times it was handed out, this one included.
     """
@@ -55,7 +54,6 @@ class Entry:
     record: str
     body: bytes
     image_name: str
-    stored_size: tuple[int, int] | None
     image_bytes: int
     problem: str
     deliveries: int = 1
@@ -66,22 +64,14 @@ class Entry:
         digest, _, model = self.image_name.partition("/")
         return SampleKey(model, digest)
 
-    @property
-    def has_image(self) -> bool:
-        """Whether its image waits in Redis with it."""
-        return bool(self.image_name) and self.stored_size is None
-
     @classmethod
     def read(cls, key: bytes, fields: Mapping[bytes, bytes], deliveries: int = 1) -> "Entry":
         """As `scripts.PUT` writes it."""
-        size = fields[b"size"].decode()
-        width, _, height = size.partition("x")
         return cls(
             key,
             fields[b"record"].decode(),
             fields[b"body"],
             fields[b"image"].decode(),
-            (int(width), int(height)) if size else None,
             int(fields[b"bytes"]),
             fields[b"problem"].decode(),
             deliveries,

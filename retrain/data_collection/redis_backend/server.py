@@ -10,14 +10,13 @@ from retrain.data_collection.redis_backend.connection import RedisConnection
 logger = logging.getLogger(__name__)
 
 GROUP = "drainers"
-_DAY_S = 86_400
 
 
 class StreamServer:
     """One stream, by its name."""
 
-    def __init__(self, redis: RedisConnection, name: str, clock: Callable[[], float]) -> None:
-        self.redis, self._clock = redis, clock
+    def __init__(self, redis: RedisConnection, name: str) -> None:
+        self.redis = redis
         # Braces: one hash slot for all keys, should Redis be a cluster.
         self._prefix = f"{{{name}}}:collection:"
         self.stream, self.dead = self._prefix + "stream", self._prefix + "dead"
@@ -35,7 +34,7 @@ class StreamServer:
             StorageFull: Redis has no memory left; nothing was changed.
             Unavailable: Redis does not answer; it may have run.
         """
-        keys = [self.stream, self.images, self._prefix + "uses", self.totals, *self.stored(), self.dead]
+        keys = [self.stream, self.images, self._prefix + "uses", self.totals, self.dead]
         with self.redis.answering():
             return self._scripts[script](keys=keys, args=arguments)
 
@@ -56,11 +55,6 @@ class StreamServer:
                 answer = ask(client)
         self._had_group = True
         return answer
-
-    def stored(self) -> list[str]:
-        """Keys of the images known to be stored, today's and yesterday's."""
-        today = int(self._clock() // _DAY_S)
-        return [f"{self._prefix}stored:{day}" for day in (today, today - 1)]
 
     def _make_group(self, client: Any) -> None:
         if self._had_group:

@@ -5,8 +5,7 @@ import logging
 import os
 import secrets
 import socket
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from retrain.data_collection.redis_backend.connection import RedisConnection
@@ -23,9 +22,9 @@ _FEWER = 16
 class RedisStream:
     """Records from `put` until `done`. Safe for threads, forked children and any number of processes.
 
-    An image is in Redis once per model, as long as an entry needs it. Images that were stored today or yesterday are
-    remembered by name and size, so that a record of one goes without it. A record that is put twice is there twice;
-    whoever stores it goes by its id.
+    An image is in Redis once per model, as long as an entry needs it. What is stored is not remembered: an index that
+    was restored from a backup would lack images whose records came without them. A record that is put twice is there
+    twice; whoever stores it goes by its id.
     """
 
     def __init__(
@@ -35,11 +34,9 @@ class RedisStream:
         *,
         max_entries: int = 50_000,
         max_bytes: int = 2**30,
-        max_remembered: int = 200_000,
         min_idle_s: float = 120.0,
         max_deliveries: int = 5,
         consumer: str | None = None,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         """Set up; Redis is reached when it is first needed.
 
@@ -47,7 +44,6 @@ class RedisStream:
             name: of the stream; begins all its keys.
             max_entries, max_bytes: entries, and bytes of their images, that may wait, dead letters included; nothing
                 is ever trimmed.
-            max_remembered: stored images remembered per day, about 200 bytes each.
             min_idle_s: a drainer silent for so long is taken to be dead and its entries are given to others.
             max_deliveries: an entry not stored after so many is put aside.
             consumer: name of this drainer; by default one of its own.
@@ -60,14 +56,14 @@ class RedisStream:
             if value < 1:
                 raise ConfigError(f"{limit} of the stream must be at least 1, got {value}.")
         self.redis, self.max_entries = redis, max_entries
-        self._server = StreamServer(redis, name, clock)
-        self._max_bytes, self._max_remembered = max_bytes, max_remembered
+        self._server = StreamServer(redis, name)
+        self._max_bytes = max_bytes
         self._min_idle_ms, self._max_deliveries = int(min_idle_s * 1000), max_deliveries
         self._consumer = consumer or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._claimed_until: bytes | str = "0-0"
 
     def put(self, records: Sequence[StreamRecord]) -> int:
-        """Append them, all or none, each with its image unless Redis has that or knows it to be stored.
+        """Append them, all or none, each with its image unless Redis has that already.
 
         Returns:
             How many went without their image.
@@ -130,27 +126,21 @@ class RedisStream:
         Raises:
             Unavailable: Redis does not answer.
         """
-        names = list({entry.image_name for entry in entries if entry.has_image})
+        names = list({entry.image_name for entry in entries if entry.image_name})
         if not names:
             return {}
         with self.redis.answering() as client:
             found = client.hmget(self._server.images, names)
         return {name: data for name, data in zip(names, found, strict=True) if data is not None}
 
-    def done(self, entries: Iterable[Entry], stored: Mapping[str, tuple[int, int]]) -> None:
+    def done(self, entries: Iterable[Entry]) -> None:
         """Forget entries that are stored.
-
-        Args:
-            stored: image name → width and height of images that are in the index now; they are not sent again.
 
         Raises:
             Unavailable: Redis does not answer; the entries come again, which changes nothing.
         """
-        arguments: list[Any] = []
-        for entry in entries:
-            size = "x".join(map(str, stored[entry.image_name])) if entry.image_name in stored else ""
-            arguments += [entry.key, entry.image_name, int(entry.has_image), size]
-        self._server.call("DONE", [GROUP, self._max_remembered, *arguments])
+        used = [value for entry in entries for value in (entry.key, entry.image_name)]
+        self._server.call("DONE", [GROUP, *used])
 
     def release(self, entries: Iterable[Entry]) -> None:
         """Give back entries that could not be stored for no fault of theirs; whoever asks next gets them.
@@ -186,17 +176,6 @@ class RedisStream:
             arguments = [value for entry in entries for value in (entry.key, entry.deliveries)]
             self._server.call("BURY", [GROUP, reason, *arguments])
 
-    def forget(self, image_names: Sequence[str]) -> None:
-        """Take back that images are stored; for whoever deletes them. They are sent again when they come again.
-
-        Raises:
-            Unavailable: Redis does not answer.
-        """
-        if image_names:
-            with self.redis.answering() as client:
-                for key in self._server.stored():
-                    client.hdel(key, *image_names)
-
     def _put(self, records: Sequence[StreamRecord], names: Sequence[str], unsent: set[str]) -> Any:
         """One attempt; `unsent` are the names of the images that go along, each once."""
         arguments: list[Any] = []
@@ -204,7 +183,7 @@ class RedisStream:
             image = record.image if name in unsent else b""
             unsent.discard(name)
             arguments += [record.id, record.body, name, image, record.problem]
-        return self._server.call("PUT", [self.max_entries, self._max_bytes, self._max_remembered, *arguments])
+        return self._server.call("PUT", [self.max_entries, self._max_bytes, *arguments])
 
     def _claim(self, limit: int) -> tuple[list[Entry], int]:
         """Entries of drainers that are dead, and how many of theirs somebody deleted."""

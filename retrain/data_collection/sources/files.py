@@ -30,7 +30,7 @@ class Files:
             camera: of all frames. By default the folder of an image, which is its recording too, and for a video its
                 own name; a video is a recording of its own.
         """
-        self._paths, self._camera = paths, camera
+        self._paths, self._camera, self._again = paths, camera, False
 
     def count(self) -> int | None:
         if not isinstance(self._paths, Sequence):
@@ -43,9 +43,18 @@ class Files:
             total += frames
         return total
 
+    def offer_again(self, progress: Progress, /) -> None:
+        if isinstance(self._paths, Sequence):
+            progress.forget(self._paths)
+        else:
+            # They are known only when they come.
+            self._again = True
+
     def frames(self, progress: Progress, /) -> Iterator[Item]:
         """Frames of all files; one that cannot be used does not stop the others."""
         for path in self._paths:
+            if self._again:
+                progress.forget([path])
             try:
                 file = FileIdentity.of(path)
             except (OSError, ValueError) as error:

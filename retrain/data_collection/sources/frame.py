@@ -70,6 +70,10 @@ class Source(Protocol):
 
     def frames(self, progress: Progress, /) -> Iterator[Item]: ...
 
+    def offer_again(self, progress: Progress, /) -> None:
+        """Let `frames` give what an earlier run offered, too."""
+        ...
+
     def count(self) -> int | None:
         """How many frames there are, with those done before; None when nobody knows."""
         ...

@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -33,7 +34,7 @@ class FileIdentity:
     @classmethod
     def of(cls, path: str) -> "FileIdentity":
         found = os.stat(path)  # noqa: PTH116 - names in a folder are plain strings, perhaps a million of them
-        return cls(os.path.abspath(path), found.st_size, found.st_mtime_ns)  # noqa: PTH100
+        return cls(_absolute(path), found.st_size, found.st_mtime_ns)
 
     @property
     def name(self) -> str:
@@ -102,9 +103,17 @@ class Progress:
         values = (self._pass, os.fsencode(file.path), file.bytes, file.modified_ns, frames, finished)
         self._execute("INSERT OR REPLACE INTO offered VALUES (?, ?, ?, ?, ?, ?)", values)
 
-    def forget(self) -> None:
-        """Offer everything again."""
-        self._execute("DELETE FROM offered WHERE pass=?", (self._pass,))
+    def forget(self, paths: Iterable[str]) -> None:
+        """Offer these files again, all or, if the process is killed, none of them."""
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            for path in paths:
+                named = (self._pass, os.fsencode(_absolute(path)))
+                self._execute("DELETE FROM offered WHERE pass=? AND path=?", named)
+            self._execute("COMMIT")
+        except BaseException:
+            self._connection.rollback()
+            raise
 
     def _execute(self, statement: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
         try:
@@ -116,3 +125,7 @@ class Progress:
         if isinstance(error, sqlite3.OperationalError):
             return Unavailable(f"Cannot note progress in {self._file} ({error}); nothing else is lost.")
         return BadInput(f"{self._file} is damaged ({error}); delete it, then all files are offered again.")
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path)  # noqa: PTH100

@@ -19,6 +19,9 @@ from retrain.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
+_WHOLE = 0.9
+"""Share of the stated frames from which on a video that ends is taken to be whole."""
+
 
 def video_length(path: str) -> int | None:
     """Frames of a video as its header says; None when it cannot be opened or does not say."""
@@ -36,7 +39,10 @@ def is_readable_video(path: str) -> bool:
 
 
 def video_frames(file: FileIdentity, camera: str, recording: str, progress: Progress) -> Iterator[Item]:
-    """Every frame of a video file that was not offered before, in order."""
+    """Every frame of a video file that was not offered before, in order.
+
+    One that ends well before its stated length is not noted as finished: the next run goes on from there.
+    """
     before = progress.offered(file)
     if before.frames:
         yield DoneBefore(before.frames)
@@ -58,9 +64,8 @@ def video_frames(file: FileIdentity, camera: str, recording: str, progress: Prog
             progress.note(file, number, finished=False)
     if not number:
         yield Unusable(file.name, "no frame of it can be read")
-        return
-    _warn_if_short(file, number)
-    progress.note(file, number, finished=True)
+    elif not _ended_early(file, number):
+        progress.note(file, number, finished=True)
 
 
 class Stream:
@@ -80,6 +85,9 @@ class Stream:
 
     def count(self) -> None:
         """Nobody knows."""
+
+    def offer_again(self, _progress: Progress, /) -> None:
+        """Does nothing: no frame comes twice."""
 
     def frames(self, _progress: Progress, /) -> Iterator[Item]:
         """Frames until the stream ends.
@@ -174,11 +182,19 @@ def _timing(capture: Any, file: FileIdentity) -> tuple[float, float]:
     return file.modified_ns / 1e9 - max(frames, 0.0) * frame_s, frame_s
 
 
-def _warn_if_short(file: FileIdentity, read: int) -> None:
+def _ended_early(file: FileIdentity, read: int) -> bool:
+    """Whether its end was not about reached: its storage may only have failed for a moment."""
     stated = video_length(file.path)
     # Headers of some formats only estimate the number.
-    if stated is not None and read < 0.9 * stated:
-        logger.warning("%s ended after %d of %d frames; is it damaged?", file.name, read, stated)
+    if stated is None or read >= _WHOLE * stated:
+        return False
+    logger.warning(
+        "%s ended after %d of %d frames; the next run goes on from there. Is it damaged?",
+        file.name,
+        read,
+        stated,
+    )
+    return True
 
 
 def _without_secrets(url: str) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,9 @@ class FileMark(msgspec.Struct, array_like=True, frozen=True, gc=False):
     @classmethod
     def of(cls, path: str | os.PathLike[str]) -> "FileMark":
         found = os.stat(path)  # noqa: PTH116 - a third of the time of Path.stat, on the hot path
+        if not stat.S_ISREG(found.st_mode):
+            # Reading a pipe or a device may never end.
+            raise BadInput("it is no regular file")
         return cls(found.st_size, found.st_mtime_ns)
 
 
@@ -44,7 +48,10 @@ class Offer(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
         prediction: as the caller gave it; checked when the record is read.
         probability: with which a frame like this is taken, all arms together.
         audit: drawn by the audit arm, whatever the strategy wanted.
+        audit_rate: with which the audit arm alone takes any frame.
         image: how the image came: a linked file, pixels, or encoded bytes (None).
+        classes: names in index order where the prediction names its classes, else how many there are; 0 when the
+            producer was not told.
     """
 
     model: str
@@ -53,12 +60,15 @@ class Offer(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
     reason: str
     probability: float
     audit: bool
+    audit_rate: float
     taken_at: float
     confidence: float | None
     prediction: Any
-    metadata: dict[str, Any]
+    # Keys of any type: what is encoded must be decoded, or it is lost.
+    metadata: dict[Any, Any]
     image: FileMark | None = None
     pixels: Pixels | None = None
+    classes: int | tuple[str, ...] = 0
 
 
 def marked(path: str | os.PathLike[str]) -> FileMark:
@@ -102,7 +112,7 @@ def encode_offer(offer: Offer) -> bytearray:
     return body
 
 
-def decode_offer(body: bytes) -> Offer:
+def decode_offer(body: bytes | bytearray) -> Offer:
     """Inverse of `encode_offer`.
 
     Raises:

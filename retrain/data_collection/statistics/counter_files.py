@@ -1,7 +1,5 @@
 """The files in which processes publish their counts: read as one sum, and folded into one when a process is gone."""
 
-import fcntl
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +8,8 @@ from typing import Literal
 import msgspec
 import psutil
 
-from retrain.data_collection.statistics.counters import SUFFIX, Counts, total
+from retrain.data_collection.locks import lock_file
+from retrain.data_collection.statistics.counters import SUFFIX, Counts, Standstill, total
 from retrain.errors import BadInput
 from retrain.storage.files import write_whole
 
@@ -25,7 +24,7 @@ Life = Literal["live", "stale", "ended"]
 
 
 class _Folded(Counts, frozen=True):
-    """The sum of files that are gone; a file itself, so that `counters.read_all` adds it like any other.
+    """The sum of files that are gone.
 
     Attributes:
         base: counts of processes long gone.
@@ -45,11 +44,13 @@ class Producer:
     Attributes:
         name: its process id and a random part.
         life: `live` published just now, `stale` did not although its process exists, `ended` has none.
+        standstills: what did not go on when it published: "storing", "quota".
     """
 
     name: str
     published_at: float
     life: Life
+    standstills: Mapping[str, Standstill]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,10 @@ def read_published(folder: Path, now: float) -> Published:
     except BadInput:
         folded, damaged = None, (*damaged, FOLDED)
     parts = [*found.values(), *_folded_parts(folded, found)]
-    producers = [Producer(name, counts.at, _life(name, counts, now)) for name, counts in found.items()]
+    producers = [
+        Producer(name, counts.at, _life(name, counts, now), counts.standstills)
+        for name, counts in found.items()
+    ]
     producers.sort(key=lambda one: one.published_at, reverse=True)
     return Published(total(parts) if parts else None, tuple(producers), damaged)
 
@@ -95,14 +99,12 @@ def fold(folder: Path, now: float) -> int:
         BadInput: the folded file is damaged; nothing was changed.
         StorageFull: no space; nothing was changed.
     """
-    descriptor = os.open(folder / ".folding", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return _fold(folder, now)
-    except BlockingIOError:
+    if (lock := lock_file(folder / ".folding", wait=False)) is None:
         return 0
+    try:
+        return _fold(folder, now)
     finally:
-        os.close(descriptor)
+        lock.unlock()
 
 
 def _fold(folder: Path, now: float) -> int:
@@ -124,8 +126,8 @@ def _fold(folder: Path, now: float) -> int:
         everything.at,
         everything.outcomes,
         everything.histogram,
-        total(base) if base else None,
-        parts,
+        base=total(base) if base else None,
+        parts=parts,
     )
     write_whole(folder / FOLDED, msgspec.json.encode(whole))
     for name in gone:

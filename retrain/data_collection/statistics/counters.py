@@ -6,12 +6,10 @@ import threading
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
-
-from retrain.errors import BadInput
 
 DROPPED_OLDEST = "dropped: oldest"
 BINS = 20
@@ -24,6 +22,13 @@ SUFFIX = ".counts"
 _ALMOST_BINS = BINS - 1e-9  # a confidence of 1 belongs to the last bin
 
 
+class Standstill(msgspec.Struct, frozen=True):
+    """Since when something does not go on, and why."""
+
+    since: float
+    why: str
+
+
 class Counts(msgspec.Struct, frozen=True):
     """Frames by camera and outcome, and how sure the model was of those offered.
 
@@ -33,12 +38,14 @@ class Counts(msgspec.Struct, frozen=True):
         outcomes: camera -> outcome -> frames. Outcomes are "taken", "rejected", "dropped: …" and the strategy's reasons
             for frames it did not want; they add up to the frames offered.
         histogram: frames per confidence bin, `BINS` of them, then those without a confidence.
+        standstills: what of the process does not go on: "storing", "quota".
     """
 
     since: float
     at: float
     outcomes: dict[str, dict[str, int]]
     histogram: list[int]
+    standstills: dict[str, Standstill] = {}
 
     @property
     def offered(self) -> int:
@@ -72,7 +79,7 @@ class OutcomeCounters:
             key = (_OTHERS, outcome, BINS)
             self._counts[key] = self._counts.get(key, 0) + frames
 
-    def read(self) -> Counts:
+    def read(self, standstills: Mapping[str, Standstill] | None = None) -> Counts:
         """What was counted so far."""
         self._sum_up()
         with self._lock:
@@ -83,13 +90,13 @@ class OutcomeCounters:
             by_outcome = outcomes.setdefault(camera, {})
             by_outcome[outcome] = by_outcome.get(outcome, 0) + frames
             histogram[bin_] += frames
-        return Counts(since, time.time(), outcomes, histogram)
+        return Counts(since, time.time(), outcomes, histogram, dict(standstills or {}))
 
-    def publish(self, folder: Path) -> None:
-        """Write them where `read_all` finds them; a kill loses only what was counted since the last time."""
+    def publish(self, folder: Path, standstills: Mapping[str, Standstill] | None = None) -> None:
+        """Write them where `read_published` finds them; a kill loses only what was counted since the last time."""
         target = folder / (self._name + SUFFIX)
         partial = folder / f".{self._name}.{threading.get_ident()}.partial"
-        partial.write_bytes(msgspec.json.encode(self.read()))
+        partial.write_bytes(msgspec.json.encode(self.read(standstills)))
         partial.replace(target)
 
     def _sum_up(self) -> None:
@@ -107,23 +114,6 @@ class OutcomeCounters:
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._counts: dict[tuple[str, str, int], int] = {}
         self._notes: deque[tuple[str, str, float | None]] = deque()
-
-
-def read_all(folder: Path) -> Counts:
-    """The sum over all processes that published there, those that have ended too.
-
-    Raises:
-        BadInput: one of the files is damaged.
-    """
-    found = []
-    for path in sorted(folder.glob("*" + SUFFIX)):
-        try:
-            found.append(msgspec.json.decode(path.read_bytes(), type=Counts))
-        except FileNotFoundError:
-            continue
-        except msgspec.DecodeError as error:
-            raise BadInput(f"The counts in {path} are damaged ({error}); delete the file.") from error
-    return total(found)
 
 
 def total(parts: Iterable[Counts]) -> Counts:

@@ -72,6 +72,7 @@ def _metrics(snapshot: CollectionSnapshot) -> Iterator[Metric]:
     yield _draws(snapshot)
     yield from _store(snapshot)
     yield _producers(snapshot)
+    yield _standstills(snapshot)
     yield _gauge(
         "published_timestamp_seconds", "When a producer last published counts", snapshot.published_at
     )
@@ -151,6 +152,16 @@ def _producers(snapshot: CollectionSnapshot) -> Metric:
     metric = GaugeMetricFamily(_PREFIX + "producers", "Processes with counts of their own", labels=["life"])
     for life in ("live", "stale", "ended"):
         metric.add_metric([life], sum(one.life == life for one in snapshot.producers))
+    return metric
+
+
+def _standstills(snapshot: CollectionSnapshot) -> Metric:
+    said = "Longest time for which a process could not go on with it; 0 where all can"
+    metric = GaugeMetricFamily(_PREFIX + "standstill_seconds", said, labels=["what"])
+    live = [one.standstills for one in snapshot.producers if one.life == "live"]
+    for what in ("storing", "quota") if live else ():
+        since = [found[what].since for found in live if what in found]
+        metric.add_metric([what], max((snapshot.at - one for one in since), default=0.0))
     return metric
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from retrain.data_collection.duplicates.likeness import LikenessIndex
 from retrain.data_collection.spool.drain_pass import hand_on, only_one, spooled_image
 from retrain.data_collection.spool.reader import SpooledRecord
-from retrain.data_collection.store.intake import READERS, DrainReport, Intake, whole_image
+from retrain.data_collection.store.intake import READERS, DrainReport, Intake, in_parallel, whole_image
 from retrain.data_collection.store.samples import Arrival, SampleStore
 
 
@@ -29,7 +29,7 @@ class Drainer:
         """Set up.
 
         Args:
-            classes: names in index order, for predictions that name their class.
+            classes: names in index order, for predictions of producers that were not told any.
             likeness: leaves out pictures that repeat a stored one; None keeps them.
             flush_s: how often whoever runs this in the background should call `drain`.
         """
@@ -56,7 +56,8 @@ class Drainer:
         return report
 
     def _keep(self, records: list[SpooledRecord], readers: ThreadPoolExecutor, report: DrainReport) -> None:
-        arrivals = readers.map(self._examine, records)
+        arrivals = list(in_parallel(readers, self._examine, records))
+        report.unreadable += arrivals.count(None)
         self._intake.store([arrival for arrival in arrivals if arrival is not None], report)
 
     def _examine(self, record: SpooledRecord) -> Arrival | None:

@@ -29,6 +29,7 @@ class Draw:
 
     Attributes:
         id: of its record in the spool; storing it again changes nothing.
+        inclusion_probability: chance that it was taken.
         outcome: stored, duplicate, near-duplicate, rejected or forgotten.
         sample_id: the model's sample with its picture; None when it was rejected or forgotten.
     """
@@ -58,6 +59,7 @@ class Arrival:
 
     Attributes:
         taken_at: when it was handed over, to tell what a forgotten camera saw before; None: when it was captured.
+        audit_rate: chance that it was taken by the audit arm, which keeps repeated pictures too.
     """
 
     draw: Draw
@@ -65,6 +67,7 @@ class Arrival:
     image: bytes = b""
     picture: PerceptualHash | None = None
     taken_at: float | None = None
+    audit_rate: float = 0.0
 
     @property
     def key(self) -> SampleKey | None:
@@ -147,11 +150,6 @@ class SampleStore:
         """Those of the samples that are stored already."""
         with self._state.read() as connection:
             return _stored(connection, keys)
-
-    def known_draws(self, ids: Sequence[str]) -> set[str]:
-        """Those of the draws that were stored before."""
-        with self._state.read() as connection:
-            return _among(connection, draws.c.id, ids)
 
     def add(self, arrivals: Sequence[Arrival], now: float) -> list[Draw]:
         """Store them: one pack with the new images, then all rows in one transaction. Returns the new draws.

@@ -12,23 +12,31 @@ from retrain.errors import BadInput, ConfigError
 class ClassCounts:
     """In how many kept frames each class was seen. Safe for threads; each process counts for itself."""
 
-    def __init__(
-        self, frames: int = 0, by_class: Mapping[int, int] | None = None, score_floor: float = SCORE_FLOOR
-    ) -> None:
-        """Go on from what the index holds.
+    def __init__(self, score_floor: float = SCORE_FLOOR) -> None:
+        """Begin with none.
+
+        Args:
+            score_floor: a box that scores less does not show its class.
+        """
+        self._frames, self._by_class, self._floor = 0, Counter[int](), score_floor
+        self._lock = ForkSafeLock()
+
+    def go_on_from(self, frames: int, by_class: Mapping[int, int]) -> None:
+        """Count in the frames that were kept before this process began.
 
         Args:
             frames: stored samples.
-            by_class: class index -> stored samples with a box of it that scores at least `score_floor`.
+            by_class: class index -> stored samples that show it.
 
         Raises:
             BadInput: a class in more frames than there are, or a negative count.
         """
-        for label, count in (by_class or {}).items():
+        for label, count in by_class.items():
             if not 0 <= count <= frames:
                 raise BadInput(f"Class {label} cannot be in {count} of {frames} kept frames.")
-        self._frames, self._by_class, self._floor = frames, Counter(by_class or {}), score_floor
-        self._lock = ForkSafeLock()
+        with self._lock:
+            self._frames += frames
+            self._by_class.update(by_class)
 
     def classes_in(self, frame: Frame) -> set[int]:
         """The classes a frame shows."""

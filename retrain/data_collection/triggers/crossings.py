@@ -30,7 +30,7 @@ class Crossing:
         count, threshold: of `scope`.
         emitted_at: when the event was handed over; None until then.
         scope: whose threshold: "samples" for all, "class <name>" or "camera <name>".
-        counted_until: storage time of the newest sample that waited.
+        counted_until: `seq` of the model's newest sample then; 0: it had none.
     """
 
     id: str
@@ -41,7 +41,7 @@ class Crossing:
     crossed_at: float
     emitted_at: float | None
     scope: str = ALL
-    counted_until: float | None = None
+    counted_until: int = 0
 
 
 def waiting_count(state: StateStore, model: str) -> int:
@@ -162,7 +162,7 @@ def cycle_samples(state: StateStore, cycle_id: str) -> list[DataSample]:
 
 def _insert(connection: Connection, model: str, level: Level, now: float) -> Crossing:
     last = select(func.max(crossings.c.number)).where(crossings.c.model == model)
-    newest = select(func.max(samples.c.stored_at)).where(waiting_condition(model))
+    newest = select(func.max(samples.c.seq)).where(samples.c.model == model)
     number = (connection.execute(last).scalar_one() or 0) + 1
     crossing = Crossing(
         id=f"{model}-samples-{number}",
@@ -173,7 +173,7 @@ def _insert(connection: Connection, model: str, level: Level, now: float) -> Cro
         crossed_at=now,
         emitted_at=None,
         scope=level.scope,
-        counted_until=connection.execute(newest).scalar_one(),
+        counted_until=connection.execute(newest).scalar_one() or 0,
     )
     connection.execute(insert(crossings).values(**vars(crossing)))
     return crossing

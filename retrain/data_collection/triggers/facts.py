@@ -64,7 +64,7 @@ def shown_classes(row: Row[Any]) -> set[int]:
 
 
 def _by_camera(connection: Connection, model: str, last: Row[Any] | None) -> dict[str, Waiting]:
-    counted = func.sum(case((samples.c.stored_at <= _mark(last), 1), else_=0))
+    counted = func.sum(case((samples.c.seq <= _mark(last), 1), else_=0))
     query = select(samples.c.camera, func.count().label("total"), counted.label("counted"))
     rows = connection.execute(query.where(waiting_condition(model)).group_by(samples.c.camera)).all()
     cameras = {f"camera {row.camera}": Waiting(row.counted, row.total - row.counted) for row in rows}
@@ -78,17 +78,11 @@ def _by_class(
     counted: Counter[int] = Counter()
     new: Counter[int] = Counter()
     mark = _mark(last)
-    for row in connection.execute(select(samples.c.stored_at, *SEEN).where(waiting_condition(model))):
-        (counted if row.stored_at <= mark else new).update(shown_classes(row))
+    for row in connection.execute(select(samples.c.seq, *SEEN).where(waiting_condition(model))):
+        (counted if row.seq <= mark else new).update(shown_classes(row))
     return {f"class {name}": Waiting(counted[i], new[i]) for i, name in enumerate(classes) if name in asked}
 
 
-def _mark(last: Row[Any] | None) -> float:
-    """The storage time up to which the last crossing counted.
-
-    Recorded with the crossing, because the clock of the watcher may differ from that of the collectors.
-    """
-    if last is None:
-        return float("-inf")
-    mark: float = last.crossed_at if last.counted_until is None else last.counted_until
-    return mark
+def _mark(last: Row[Any] | None) -> int:
+    """The `seq` up to which the last crossing counted: one sample stored by a clock that is ahead moves no time."""
+    return 0 if last is None else last.counted_until

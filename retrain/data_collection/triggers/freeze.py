@@ -12,6 +12,8 @@ from retrain.errors import ConfigError
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _WEEK = 7 * 24 * 60
+# Near the ends of the calendar, time zones and neighbouring weeks fall off it.
+_FIRST_YEAR, _LAST_YEAR = 1970, 2999
 _CLOCK = r"([A-Za-z]{3})\s+(\d\d?):(\d\d)"
 _WEEKLY = re.compile(rf"{_CLOCK}\s*-\s*{_CLOCK}")
 
@@ -45,12 +47,12 @@ class _Dated:
 class FreezeCalendar:
     """Weekly and dated freezes in one time zone; each holds from its start until just before its end.
 
-    A weekly boundary that a change of the clocks makes happen twice, or not at all, is read so that the freeze
-    is the longer one: at most an hour too long, never too short.
+    A local time that a change of the clocks makes happen twice, or not at all, is read so that the freeze is the
+    longer one: at most an hour too long, never too short.
 
     Args:
         windows: "Fri 18:00 - Mon 06:00" for every week, or an ISO 8601 interval such as
-            "2026-12-24T12:00/2027-01-02" for once; times without an offset are local.
+            "2026-12-24T12:00/2027-01-02" for once, in the years 1970 to 2999; times without an offset are local.
         timezone: an IANA name such as Europe/Berlin.
 
     Raises:
@@ -113,7 +115,11 @@ def _parse(text: str, zone: ZoneInfo) -> _Weekly | _Dated:
             f"The freeze {text!r} cannot be read; write 'Fri 18:00 - Mon 06:00' for every week, or "
             "'2026-12-24T12:00/2027-01-02' for once."
         ) from error
-    dated = _Dated(*(_instant(moment, zone) for moment in (first, last)))
+    if not _FIRST_YEAR <= first.year <= last.year <= _LAST_YEAR:
+        raise ConfigError(
+            f"The freeze {text!r} must lie in the years {_FIRST_YEAR} to {_LAST_YEAR}, its start before its end."
+        )
+    dated = _Dated(min(_instants(first, zone)), max(_instants(last, zone)))
     if dated.end <= dated.start:
         raise ConfigError(f"The freeze {text!r} must end after it starts.")
     return dated
@@ -127,15 +133,16 @@ def _minute(text: str, day: str, hour: str, minute: str) -> int:
     return (_DAYS.index(day.lower()) * 24 + int(hour)) * 60 + int(minute)
 
 
-def _instant(moment: datetime, zone: ZoneInfo) -> float:
-    return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp()
-
-
 def _readings(monday: date, minute: int, zone: ZoneInfo) -> tuple[float, float]:
     """The earliest and the latest instant that a minute of a local week can mean."""
-    wall = datetime.combine(monday, time(), zone) + timedelta(minutes=minute)
-    moments = [wall.replace(fold=fold).timestamp() for fold in (0, 1)]
+    moments = _instants(datetime.combine(monday, time()) + timedelta(minutes=minute), zone)
     return min(moments), max(moments)
+
+
+def _instants(moment: datetime, zone: ZoneInfo) -> list[float]:
+    """What a time can mean: one with an offset says it, a local one may happen twice or lie in a gap."""
+    local = moment if moment.tzinfo else moment.replace(tzinfo=zone)
+    return [local.replace(fold=fold).timestamp() for fold in (0, 1)]
 
 
 def _zone(name: str) -> ZoneInfo:

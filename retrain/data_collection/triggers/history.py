@@ -1,5 +1,6 @@
 """Reads a model's past from the state database: its crossings with their answers, and what a replay needs."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,9 +55,11 @@ def read_history(
         BadInput: `since` is after `until`.
     """
     with state.read() as connection:
-        found = select(crossings.c.id, crossings.c.crossed_at).where(crossings.c.model == model)
-        crossed = [PastCrossing(*row) for row in connection.execute(found.order_by(crossings.c.number))]
-        stored, ran = list(_samples(connection, model, classes)), _cycles(connection, model)
+        found = select(crossings).where(crossings.c.model == model).order_by(crossings.c.number)
+        recorded = [_crossing(row) for row in connection.execute(found)]
+        stored = sorted(_samples(connection, model, classes, recorded, until), key=lambda one: one.stored_at)
+        ran = _cycles(connection, model)
+    crossed = [PastCrossing(one.id, one.crossed_at) for one in recorded]
     if since is None:
         since = min([until, *(sample.stored_at for sample in stored[:1])])
     if since > until:
@@ -77,19 +80,39 @@ def _looks(since: float, until: float, every_s: float, known: Sequence[PastCross
         look = moment + every_s
 
 
-def _samples(connection: Connection, model: str, classes: Sequence[str]) -> Iterator[PastSample]:
-    query = select(samples.c.stored_at, samples.c.camera, *SEEN).where(samples.c.model == model)
+def _samples(
+    connection: Connection, model: str, classes: Sequence[str], recorded: Sequence[Crossing], until: float
+) -> Iterator[PastSample]:
+    """In the order of storage, at times that agree with what the crossings counted and the cycles selected.
+
+    The clock of a host that stored a sample may have been wrong; those records say before and after what it was.
+    """
+    selected = and_(stages.c.cycle_id == samples.c.cycle_id, stages.c.stage == "select")
+    columns = (
+        samples.c.seq,
+        samples.c.stored_at,
+        samples.c.camera,
+        stages.c.finished_at.label("selected_at"),
+    )
+    query = select(*columns, *SEEN).outerjoin(stages, selected).where(samples.c.model == model)
     same: dict[frozenset[str], frozenset[str]] = {}
-    for row in connection.execute(query.order_by(samples.c.stored_at)):
+    coming, earliest = list(reversed(recorded)), -math.inf
+    for row in connection.execute(query.order_by(samples.c.seq)):
+        while coming and coming[-1].counted_until < row.seq:
+            earliest = math.nextafter(coming.pop().crossed_at, math.inf)
+        latest = coming[-1].crossed_at if coming else until
+        if row.selected_at is not None:
+            latest = min(latest, row.selected_at)
         shown = (f"class {classes[index]}" for index in shown_classes(row) if index < len(classes))
         scopes = frozenset((ALL, f"camera {row.camera}", *shown))
+        stored_at = min(max(row.stored_at, earliest), latest)
         # A hundred thousand samples show few different combinations.
-        yield PastSample(row.stored_at, same.setdefault(scopes, scopes))
+        yield PastSample(row.seq, stored_at, same.setdefault(scopes, scopes))
 
 
 def _cycles(connection: Connection, model: str) -> list[PastCycle]:
     claimed = (
-        select(samples.c.cycle_id, func.max(samples.c.stored_at).label("until"))
+        select(samples.c.cycle_id, func.max(samples.c.seq).label("until"))
         .where(samples.c.model == model, samples.c.cycle_id.is_not(None))
         .group_by(samples.c.cycle_id)
         .subquery()
@@ -106,12 +129,20 @@ def _cycles(connection: Connection, model: str) -> list[PastCycle]:
 
 def _cycle(row: Row[Any]) -> PastCycle:
     if row.until is None:
-        return PastCycle(row.trigger_id, None, 0.0, row.finished_at)
+        gave_back = row.status == "abandoned" and row.selected_at is not None
+        # It had claimed all that waited.
+        until = math.inf if gave_back else 0
+        return PastCycle(
+            row.trigger_id, row.selected_at if gave_back else None, until, row.finished_at, gave_back
+        )
     # A cycle killed between claiming and saying so; it claimed some time after it began.
     selected_at = row.created_at if row.selected_at is None else row.selected_at
     return PastCycle(row.trigger_id, selected_at, row.until, row.finished_at)
 
 
 def _answered(row: Row[Any]) -> AnsweredCrossing:
-    crossing = Crossing(**{name: row._mapping[name] for name in Crossing.__dataclass_fields__})
-    return AnsweredCrossing(crossing, row.status, row.started_at, row.finished_at)
+    return AnsweredCrossing(_crossing(row), row.status, row.started_at, row.finished_at)
+
+
+def _crossing(row: Row[Any]) -> Crossing:
+    return Crossing(**{name: row._mapping[name] for name in Crossing.__dataclass_fields__})

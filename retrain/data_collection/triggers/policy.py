@@ -19,8 +19,8 @@ class TriggerPolicy:
     """How many samples start a retraining, and when it has to wait nevertheless.
 
     **Hysteresis.** A cycle claims the samples it selects, so after a normal cycle none is left and the count
-    starts at 0. A cycle that was abandoned before it selected leaves them all, and the same samples would fire
-    again at once. So what the last crossing counted and still waits (`counted`) counts for at most
+    starts at 0. A cycle that was abandoned before its dataset version gives them all back, and the same samples
+    would fire again at once. So what the last crossing counted and still waits (`counted`) counts for at most
     `rearm_fraction * threshold`, rounded down; samples stored since (`new`) count in full:
 
         fires when min(counted, rearm_fraction * threshold) + new >= threshold

@@ -19,8 +19,9 @@ from retrain.data_collection.triggers.policy import Level, TriggerFacts, Trigger
 
 @dataclass(frozen=True)
 class PastSample:
-    """A sample that was stored, and every scope it counts for."""
+    """A sample that was stored, and every scope it counts for; `seq` grows in the order of storage."""
 
+    seq: int
     stored_at: float
     scopes: frozenset[str]
 
@@ -37,14 +38,16 @@ class PastCycle:
 
     Attributes:
         selected_at: when it claimed samples; None if it never did.
-        claimed_until: it claimed the waiting samples stored up to here.
+        claimed_until: it claimed the waiting samples up to this `seq`; infinity: all of them.
         finished_at: None while it has not.
+        gave_back: it was abandoned before its dataset version, and what it had claimed waited again.
     """
 
     trigger_id: str
     selected_at: float | None
     claimed_until: float
     finished_at: float | None
+    gave_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,9 +118,9 @@ class _World:
 
     def __init__(self, history: History) -> None:
         self._coming = deque(history.samples)
-        # In the order of storage, so those that the last crossing counted come before the new ones.
-        self._waiting: deque[PastSample] = deque()
-        self._counted_until = -math.inf
+        self._waiting: list[PastSample] = []
+        self._claimed: dict[str, list[PastSample]] = {}
+        self._newest = self._counted_until = 0
         self._counted: Counter[str] = Counter()
         self._new: Counter[str] = Counter()
         self._unanswered: str | None = None
@@ -149,7 +152,7 @@ class _World:
         self._begin(trigger_id, now)
         if recorded is None:
             selected_at, finished_at = now + self._delays.select_s, now + self._delays.finish_s
-            self._run(PastCycle(trigger_id, selected_at, selected_at, finished_at))
+            self._run(PastCycle(trigger_id, selected_at, math.inf, finished_at))
         elif recorded in self._cycles:
             self._run(self._cycles[recorded])
         return ReplayedCrossing(now, level.scope, level.waiting.total, level.threshold, recorded)
@@ -166,9 +169,9 @@ class _World:
 
     def _run(self, cycle: PastCycle) -> None:
         if cycle.selected_at is not None:
-            self._at(cycle.selected_at, partial(self._claim, cycle.claimed_until))
+            self._at(cycle.selected_at, partial(self._claim, cycle))
         if cycle.finished_at is not None:
-            self._at(cycle.finished_at, partial(self._finish, cycle.trigger_id))
+            self._at(cycle.finished_at, partial(self._finish, cycle))
 
     def _at(self, moment: float, happen: Callable[[float], None]) -> None:
         heapq.heappush(self._events, (moment, next(self._order), happen))
@@ -176,22 +179,31 @@ class _World:
     def _store_until(self, now: float) -> None:
         while self._coming and self._coming[0].stored_at <= now:
             self._waiting.append(sample := self._coming.popleft())
-            self._new.update(sample.scopes)
+            self._newest = max(self._newest, sample.seq)
+            self._kind(sample).update(sample.scopes)
 
     def _begin(self, trigger_id: str, now: float) -> None:
         self._unanswered, self._last_crossing_at = trigger_id, now
         self._counted.update(self._new)
         self._new.clear()
-        if self._waiting:
-            self._counted_until = self._waiting[-1].stored_at
+        self._counted_until = self._newest
 
-    def _claim(self, until: float, _now: float) -> None:
-        while self._waiting and self._waiting[0].stored_at <= until:
-            sample = self._waiting.popleft()
-            kept = self._counted if sample.stored_at <= self._counted_until else self._new
-            kept.subtract(sample.scopes)
+    def _claim(self, cycle: PastCycle, _now: float) -> None:
+        claimed = [sample for sample in self._waiting if sample.seq <= cycle.claimed_until]
+        self._waiting = [sample for sample in self._waiting if sample.seq > cycle.claimed_until]
+        for sample in claimed:
+            self._kind(sample).subtract(sample.scopes)
+        if cycle.gave_back:
+            self._claimed[cycle.trigger_id] = claimed
 
-    def _finish(self, trigger_id: str, now: float) -> None:
+    def _finish(self, cycle: PastCycle, now: float) -> None:
         self._last_finished_at = now
-        if self._unanswered == trigger_id:
+        if self._unanswered == cycle.trigger_id:
             self._unanswered = None
+        for sample in self._claimed.pop(cycle.trigger_id, ()):
+            self._waiting.append(sample)
+            self._kind(sample).update(sample.scopes)
+
+    def _kind(self, sample: PastSample) -> Counter[str]:
+        """Where a waiting sample is counted."""
+        return self._counted if sample.seq <= self._counted_until else self._new

@@ -1,4 +1,7 @@
+import socket
+import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -85,3 +88,43 @@ def test_settings_that_can_lose_what_waits_are_named(own_server):
     assert safe == []
     assert "set appendonly yes" in memory_only
     assert "maxmemory-policy allkeys-lru" in evicting
+
+
+@contextmanager
+def slow_uplink(port, bytes_per_s):
+    """A port before a server's that takes in no more than so much."""
+
+    def answer(client, server):
+        while data := server.recv(2**16):
+            client.sendall(data)
+
+    def forward(client):
+        server = socket.create_connection(("127.0.0.1", port))
+        threading.Thread(target=answer, args=(client, server), daemon=True).start()
+        with client, server:
+            while data := client.recv(2**14):
+                time.sleep(len(data) / bytes_per_s)
+                server.sendall(data)
+
+    def accept():
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
+            threading.Thread(target=forward, args=(client,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield listener.getsockname()[1]
+
+
+def test_what_is_large_has_the_time_that_a_slow_uplink_needs(own_server):
+    image = b"x" * 2_000_000
+    with slow_uplink(own_server.port, 1_000_000) as port:
+        connection = RedisConnection(f"redis://127.0.0.1:{port}/0", timeout_s=0.5)
+        with connection.answering() as client:
+            client.set("image", image)
+
+    assert RedisConnection(own_server.url).client.strlen("image") == len(image)

@@ -231,6 +231,22 @@ def test_a_frozen_redis_is_never_waited_for_and_room_comes_back_with_it(own_serv
     one.close()
 
 
+def test_a_clock_that_is_a_day_ahead_for_a_moment_ends_no_later_window(quota):
+    one = with_room(quota({"minute": 10}))
+    one.room("a", NOW + 86_400)
+    one.refresh()
+
+    taken = 0
+    for second in range(120):
+        one.refresh()
+        if one.room("a", NOW + second):
+            one.take("a", NOW + second)
+            taken += 1
+
+    # Two windows of 10, but for the token that was leased when the clock went.
+    assert taken == 19
+
+
 def test_the_strategy_stops_without_redis_and_the_audit_arm_goes_on(tmp_path, state, blobs, name):
     nowhere = RedisConnection(f"redis://127.0.0.1:{free_port()}/0")
     quota = RedisQuota(nowhere, {"minute": 10}, name)

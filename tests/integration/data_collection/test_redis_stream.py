@@ -12,8 +12,6 @@ from retrain.data_collection.sample import SampleKey
 from retrain.errors import ConfigError
 from retrain.storage.digests import content_digest
 
-DAY_S = 86_400
-
 
 def record(number, image=b"", model="m", **more):
     return StreamRecord(f"r{number}", b"body %d" % number, model, image, **more)
@@ -27,7 +25,7 @@ def take_all(stream, limit=100):
     taken = []
     while found := stream.take(limit):
         taken += found.entries
-        stream.done(found.entries, {})
+        stream.done(found.entries)
     return taken
 
 
@@ -72,68 +70,21 @@ def test_an_image_waits_until_the_last_record_of_it_is_done(stream):
     end.put([record(1, b"same"), record(2, b"same")])
     first, second = end.take(10).entries
 
-    end.done([first], {})
+    end.done([first])
 
     assert end.images([second]) == {second.image_name: b"same"}
-    end.done([second], {})
+    end.done([second])
     assert end.images([second]) == {}
 
 
-def test_an_image_known_to_be_stored_is_not_sent_again(stream):
+def test_an_image_that_was_stored_is_sent_again(stream):
+    """An index restored from a backup lacks it, and nobody else has it then."""
     end = stream()
     end.put([record(1, b"same")])
-    end.done(end.take(10).entries, {named(b"same"): (640, 480)})
-
-    repeated = end.put([record(2, b"same")])
-
-    [entry] = end.take(10).entries
-    assert repeated == 1
-    assert (entry.stored_size, entry.image_name, entry.has_image) == ((640, 480), named(b"same"), False)
-
-
-def test_an_image_that_was_not_stored_is_sent_again(stream):
-    end = stream()
-    end.put([record(1, b"odd")])
-    end.done(end.take(10).entries, {})
-
-    assert end.put([record(2, b"odd")]) == 0
-    assert end.images(end.take(10).entries) == {named(b"odd"): b"odd"}
-
-
-def test_a_stored_image_is_remembered_as_long_as_it_comes_every_day_and_then_for_a_day(stream):
-    today = [10.5 * DAY_S]
-    end = stream(clock=lambda: today[0])
-    end.put([record(1, b"same")])
-    end.done(end.take(10).entries, {named(b"same"): (1, 1)})
-
-    repeats = []
-    for day in (11.1, 12.9, 15.0):
-        today[0] = day * DAY_S
-        repeats.append(end.put([record(day, b"same")]))
-
-    assert repeats == [1, 1, 0]
-
-
-def test_what_is_remembered_expires_and_is_bounded(stream, redis, name):
-    end = stream(max_remembered=3)
-    images = [b"image %d" % number for number in range(5)]
-    end.put([record(number, image) for number, image in enumerate(images)])
-    end.done(end.take(10).entries, {named(image): (1, 1) for image in images})
-
-    assert end.put([record(10 + number, image) for number, image in enumerate(images)]) == 3
-    [key] = [key for key in keys_left(redis, name) if "stored" in key]
-    assert redis.client.hlen(key) == 3
-    assert 0 < redis.client.ttl(key) <= 2 * DAY_S
-
-
-def test_an_image_that_was_deleted_from_the_index_is_sent_again_once_redis_is_told(stream):
-    end = stream()
-    end.put([record(1, b"same")])
-    end.done(end.take(10).entries, {named(b"same"): (1, 1)})
-
-    end.forget([named(b"same")])
+    end.done(end.take(10).entries)
 
     assert end.put([record(2, b"same")]) == 0
+    assert end.images(end.take(10).entries) == {named(b"same"): b"same"}
 
 
 def test_nothing_is_left_in_redis_once_everything_is_done(stream, redis, name):
@@ -266,7 +217,7 @@ def test_an_entry_that_kills_drainers_comes_alone_in_the_end_and_the_others_are_
             if any(one.record == "r7" for one in taken.entries):
                 return stored
             stored += [one.record for one in taken.entries]
-            end.done(taken.entries, {})
+            end.done(taken.entries)
         return stored
 
     runs = [drain_until_r7_kills() for _ in range(6)]
@@ -305,7 +256,7 @@ def test_a_dead_letter_keeps_its_image_and_comes_back_as_new_when_it_is_revived(
     end.put([record(1, b"image"), record(2, b"image")])
     deadly, other = end.take(10).entries
     end.bury([deadly], "it is odd")
-    end.done([other], {})
+    end.done([other])
 
     assert "Record r1 is put aside as a dead letter: it is odd." in caplog.text
     assert care.depth().dead == 1
@@ -359,8 +310,8 @@ def test_done_twice_counts_once(stream):
     end.put([record(1, b"same"), record(2, b"same")])
     first, second = end.take(10).entries
 
-    end.done([first], {})
-    end.done([first], {})
+    end.done([first])
+    end.done([first])
 
     assert end.images([second]) == {second.image_name: b"same"}
 

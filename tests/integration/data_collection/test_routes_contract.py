@@ -126,6 +126,31 @@ def test_two_models_that_see_the_same_image_have_a_sample_each(
     assert all(way.store.image(sample) == png(1) for sample in found.values())
 
 
+@pytest.mark.parametrize(
+    ("metadata", "reason"), [({"note": "a\0b"}, "no NUL"), ({"unpredicted": "perhaps"}, "true or false")]
+)
+def test_metadata_that_would_break_the_index_is_rejected(route, collecting, state, metadata, reason):
+    collecting.collect(image=png(1), confidence=0.5, metadata=metadata)
+    collecting.collect(image=png(2), confidence=0.5, metadata={"note": r"a\u0000b", "unpredicted": False})
+    route().bring()
+
+    rejected, kept = sorted(drawn(state), key=lambda draw: draw.outcome)
+    assert (rejected.outcome, kept.outcome) == ("rejected", "stored")
+    assert reason in rejected.detail
+
+
+def test_pictures_with_levels_of_more_than_8_bits_are_not_taken_for_each_other(route, collecting, state):
+    for number in range(5):
+        levels = np.random.default_rng(number).integers(30_000, 31_000, (64, 64), dtype=np.uint16)
+        file = io.BytesIO()
+        Image.fromarray(levels).save(file, "PNG")
+        collecting.collect(image=file.getvalue(), confidence=0.5)
+
+    route(likeness=LikenessIndex(state)).bring()
+
+    assert outcomes(state) == {"stored": 5}
+
+
 def test_equal_pixels_are_stored_once_without_loss_whenever_they_come(route, collecting, state):
     pixels, way = np.random.default_rng(0).integers(0, 256, (10, 14, 3), dtype=np.uint8), route()
 

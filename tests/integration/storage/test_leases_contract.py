@@ -49,7 +49,7 @@ def test_a_second_holder_is_told_who_holds_it_and_until_when(manager):
     with manager.acquire("digits", 60), pytest.raises(Conflict) as caught:
         manager.acquire("digits", 60)
     assert f":{os.getpid()} until 1970-01-01T00:17:40+00:00" in str(caught.value)
-    assert str(caught.value).startswith("cycle lease 'digits' is active: held by ")
+    assert str(caught.value).startswith("lease 'digits' is active: held by ")
 
 
 def test_asking_whether_it_is_held_follows_the_rule_of_acquire_and_takes_nothing(manager, state, clock):

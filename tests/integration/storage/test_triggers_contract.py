@@ -4,11 +4,14 @@ import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
+from sqlalchemy import delete, insert, select
+
 from retrain.data_collection.triggers.crossings import record_crossing, unhandled
 from retrain.data_collection.triggers.facts import read_facts
 from retrain.data_collection.triggers.history import last_crossings, read_history
 from retrain.data_collection.triggers.policy import TriggerPolicy, Waiting
 from retrain.data_collection.triggers.replay import PastCycle, PastSample, ReplayedCrossing, replay
+from retrain.storage.schema import likenesses, samples
 from retrain.storage.state import open_state
 from tests.unit.data_collection.stored_rows import answer, sample_row, store, store_many
 
@@ -37,6 +40,46 @@ def test_samples_are_counted_in_all_for_each_camera_and_for_each_class_they_show
         "class scratch": Waiting(counted=1, new=1),
     }
     assert (facts.unanswered, facts.last_crossing_at) == ("m-samples-1", 5.0)
+
+
+def test_a_sample_stored_by_a_clock_that_is_ahead_holds_no_later_crossing_back(state):
+    store_many(state, 2, at=0.0)
+    store_many(state, 1, first=2, at=1e9)
+    first = record_crossing(state, "m", 3, 10.0)
+    answer(state, first.id, at=20.0)
+    store_many(state, 3, first=3, at=30.0)
+
+    second = record_crossing(state, "m", 3, 40.0)
+
+    assert (first.counted_until, second.count, second.counted_until) == (3, 3, 6)
+
+
+def test_the_number_of_a_deleted_sample_is_never_given_again(state):
+    store_many(state, 2)
+    with state.write() as connection:
+        connection.execute(delete(samples).where(samples.c.id == "m-1"))
+    store_many(state, 1, first=2)
+
+    with state.read() as connection:
+        numbers = connection.execute(select(samples.c.seq).order_by(samples.c.seq)).scalars().all()
+    assert numbers == [1, 3]
+
+
+def test_the_number_of_a_deleted_likeness_is_never_given_again(state):
+    def add(sample):
+        row = {"sample_id": sample, "model": "m", "camera": "c", "picture": b"p"}
+        with state.write() as connection:
+            connection.execute(insert(likenesses).values(row))
+
+    add("a")
+    add("b")
+    with state.write() as connection:
+        connection.execute(delete(likenesses).where(likenesses.c.sample_id == "b"))
+    add("c")
+
+    with state.read() as connection:
+        numbers = connection.execute(select(likenesses.c.seq).order_by(likenesses.c.seq)).scalars().all()
+    assert numbers == [1, 3]
 
 
 def test_watchers_in_threads_record_one_crossing_for_each_answer(state):
@@ -90,8 +133,8 @@ def test_the_past_is_read_back_and_replays_as_it_was(state):
     history = read_history(state, "m", CLASSES, None, 30.0, every_s=10.0)
 
     dented = frozenset({"samples", "camera east", "class dent"})
-    assert history.samples[:2] == [PastSample(0.0, dented), PastSample(1.0, dented)]
-    assert history.cycles == [PastCycle(first.id, 20.0, 1.0, 20.0)]
+    assert history.samples[:2] == [PastSample(1, 0.0, dented), PastSample(2, 1.0, dented)]
+    assert history.cycles == [PastCycle(first.id, 20.0, 2, 20.0)]
     assert replay(history, policy) == [ReplayedCrossing(10.0, "class dent", 2, 2, first.id)]
     [answered] = last_crossings(state, "m", limit=5)
     assert (answered.crossing, answered.status, answered.finished_at) == (first, "promoted", 20.0)

@@ -12,7 +12,7 @@ def sample_row(number, stored_at, *, model="m", camera="east", classes=(), score
     zeros = {
         column.name: {} if column.type.python_type is dict else column.type.python_type()
         for column in samples.columns
-        if not column.nullable
+        if not column.nullable and not column.primary_key
     }
     return zeros | {
         "id": f"{model}-{number:x}",

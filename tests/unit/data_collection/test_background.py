@@ -1,11 +1,13 @@
 import errno
 import logging
 import multiprocessing
+import shutil
 import subprocess
 import sys
 import threading
 import time
 
+import msgspec
 import pytest
 from sqlalchemy import func, select
 
@@ -13,7 +15,8 @@ from retrain.data_collection import background
 from retrain.data_collection.background import BackgroundDrainer
 from retrain.data_collection.collector import DataCollectionService
 from retrain.data_collection.spool.reader import spool_depth
-from retrain.data_collection.statistics.counters import read_all
+from retrain.data_collection.statistics.counter_files import read_published
+from retrain.data_collection.statistics.counters import BINS, Counts
 from retrain.errors import StorageFull, Unavailable
 from retrain.storage.blobs import LocalBlobs
 from retrain.storage.schema import samples
@@ -62,6 +65,22 @@ def collecting(service, faulty):
         one.close()
 
 
+def published(service):
+    return read_published(service.drainer.spool, time.time())
+
+
+def offered(service):
+    counts = published(service).counts
+    return 0 if counts is None else counts.offered
+
+
+def standstills(service):
+    """What other processes see of it."""
+    return {
+        what: one for producer in published(service).producers for what, one in producer.standstills.items()
+    }
+
+
 def wait_until(condition):
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
@@ -107,7 +126,7 @@ def test_nothing_is_stored_before_its_time(collecting, state, png):
     service.collect(image=png(0), confidence=0.5)
 
     # By then the thread has looked at the clock at least once after the frame was taken.
-    wait_until(lambda: read_all(service.drainer.spool).offered == 1)
+    wait_until(lambda: offered(service) == 1)
     assert (stored(state), waiting(service)) == (0, 1)
 
 
@@ -117,8 +136,8 @@ def test_counts_are_published_meanwhile(collecting, png):
     service.collect(image=png(0), confidence=0.5)
     service.collect(image=png(1), confidence=0.9)
 
-    wait_until(lambda: read_all(service.drainer.spool).offered == 2)
-    assert read_all(service.drainer.spool).by_outcome() == service.stats().by_outcome()
+    wait_until(lambda: offered(service) == 2)
+    assert published(service).counts.by_outcome() == service.stats().by_outcome()
 
 
 @pytest.mark.parametrize(
@@ -139,6 +158,22 @@ def test_a_store_that_fails_is_warned_of_once_and_tried_until_it_takes_everythin
     assert waiting(service) == 1
     faulty.error = None
     wait_until(lambda: stored(state) == 1)
+
+
+def test_other_processes_see_that_nothing_is_stored_since_when_and_why(collecting, faulty, state, png):
+    faulty.error = Unavailable("no answer")
+    began = time.time()
+    service = collecting()
+    service.collect(image=png(0), confidence=0.5)
+
+    wait_until(lambda: faulty.attempts >= 3 and standstills(service))
+
+    assert standstills(service).keys() == {"storing"}
+    found = standstills(service)["storing"]
+    assert began <= found.since <= time.time()
+    assert found.why == "no answer"
+    faulty.error = None
+    wait_until(lambda: stored(state) == 1 and not standstills(service))
 
 
 def test_a_store_that_fails_again_later_is_warned_of_again(collecting, faulty, state, png, caplog):
@@ -308,6 +343,97 @@ def test_counts_that_cannot_be_published_do_not_stop_the_storing(service, state,
     found = stored(state)
     thread.close()
     assert found == 1
+
+
+class Silent(LocalBlobs):
+    """A store that takes what it is sent and does not answer."""
+
+    def __init__(self, root):
+        super().__init__(root)
+        self.asked, self.answer = threading.Event(), threading.Event()
+
+    def put_file(self, key, path):
+        self.asked.set()
+        assert self.answer.wait(PATIENCE_S)
+        super().put_file(key, path)
+
+
+@pytest.mark.parametrize("flush_s", [0.05, 3600.0])
+def test_closing_before_a_store_that_never_answers_ends_in_time_and_is_said(
+    collecting, state, png, tmp_path, monkeypatch, caplog, flush_s
+):
+    monkeypatch.setattr(background, "_CLOSE_S", 0.3)
+    blobs = Silent(tmp_path / "silent")
+    service = collecting(blobs=blobs, flush_s=flush_s)
+    service.collect(image=png(0), confidence=0.5)
+    if flush_s < 1:
+        assert blobs.asked.wait(PATIENCE_S)
+
+    began = time.monotonic()
+    service.close()
+    took_s = time.monotonic() - began
+
+    [said] = warnings(caplog)
+    assert took_s < 5
+    assert said == f"Frames stay in the spool {service.drainer.spool}: they were not stored within 0.3 s."
+    blobs.answer.set()
+    wait_until(lambda: stored(state) == 1)
+
+
+def test_closing_never_raises(collecting, faulty, png, caplog):
+    faulty.error = ValueError("a bug")
+    service = collecting(flush_s=3600.0)
+    service.collect(image=png(0), confidence=0.5)
+
+    service.close()
+
+    assert "Frames stay in the spool" in warnings(caplog)[0]
+
+
+def test_closing_after_somebody_removed_the_folder_is_said(collecting, png, tmp_path, caplog):
+    service = collecting(flush_s=3600.0)
+    service.collect(image=png(0), confidence=0.5)
+    shutil.rmtree(service.drainer.spool)
+    service.drainer.spool.touch()
+
+    service.close()
+
+    assert any("are not published" in said for said in warnings(caplog))
+
+
+def test_counts_of_processes_long_gone_become_one_file_while_others_go_on(collecting, png):
+    service = collecting()
+    gone = Counts(0.0, 1.0, {"east": {"taken": 3}}, [0] * (BINS + 1))
+    for number in range(5):
+        path = service.drainer.spool / f"{2**22 + number}-gone.counts"
+        path.write_bytes(msgspec.json.encode(gone))
+
+    wait_until(lambda: not list(service.drainer.spool.glob("*-gone.counts")))
+
+    assert published(service).counts.by_outcome()["taken"] == 15
+
+
+AT_EXIT = """
+import atexit, sys
+from pathlib import Path
+from retrain.data_collection.collector import DataCollectionService
+
+service = DataCollectionService(sys.argv[1], "all", flush_s=3600.0)
+atexit.register(service.close)
+assert service.collect(image=Path(sys.argv[2]).read_bytes(), confidence=0.5).taken
+"""
+
+
+def test_closing_at_the_exit_of_the_interpreter_stores_what_waits(tmp_path, png):
+    (tmp_path / "frame.png").write_bytes(png(0))
+
+    command = [sys.executable, "-c", AT_EXIT, tmp_path / "collected", tmp_path / "frame.png"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+
+    state = open_state(f"sqlite:///{tmp_path / 'collected' / 'index.sqlite'}")
+    found = stored(state)
+    state.close()
+    assert (done.returncode, done.stderr, found) == (0, "", 1)
 
 
 SCRIPT = """

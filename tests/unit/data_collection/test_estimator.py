@@ -12,10 +12,10 @@ from retrain.boxes import Annotations, Detections
 from retrain.data_collection.estimator import (
     Estimates,
     LabelledFrame,
-    estimate,
     estimate_counts,
     match_counts,
 )
+from retrain.data_collection.estimator import estimate as estimate_at
 from retrain.errors import BadInput
 from retrain.evaluation.matching import match
 
@@ -26,6 +26,12 @@ QUANTITIES = (*SHARES, "objects_per_frame")
 counts = st.integers(0, 20)
 frames = st.builds(LabelledFrame, counts, counts, counts, st.floats(0.001, 0.999))
 samples = st.lists(frames, min_size=2, max_size=30)
+
+
+def estimate(sample: list[LabelledFrame], **options) -> Estimates:
+    """Of a sample in which the rarest kind of frame is, unless told otherwise."""
+    rarest = min((one.inclusion_probability for one in sample), default=1.0)
+    return estimate_at(sample, **{"audit_rate": rarest, **options})
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,8 @@ class Production:
 
     def estimate(self, kept: np.ndarray, probability: np.ndarray) -> Estimates:
         columns = self.tp, self.fp, self.fn, probability
-        return estimate_counts(*(column[kept] for column in columns), population=len(self.tp))
+        sample = [column[kept] for column in columns]
+        return estimate_counts(*sample, audit_rate=probability.min(), population=len(self.tp))
 
 
 def production(frames: int, seed: int = 0) -> Production:
@@ -277,7 +284,7 @@ def test_fewer_than_two_frames_are_refused(number: int):
 @pytest.mark.parametrize("probability", [0.0, -0.1, 1.01, math.nan, math.inf])
 def test_a_probability_outside_0_to_1_is_refused(probability: float):
     with pytest.raises(BadInput, match=f"inclusion_probability must be in .* got {probability:g}"):
-        estimate([LabelledFrame(1, 0, 0, 0.1), LabelledFrame(1, 0, 0, probability)])
+        estimate([LabelledFrame(1, 0, 0, 0.1), LabelledFrame(1, 0, 0, probability)], audit_rate=0.1)
 
 
 @pytest.mark.parametrize("name", ["tp", "fp", "fn"])
@@ -291,13 +298,13 @@ def test_a_count_that_is_not_a_whole_number_from_0_is_refused(name: str, count: 
 
 def test_columns_of_unequal_length_are_refused():
     with pytest.raises(BadInput, match=r"got lengths .*'fn': 1"):
-        estimate_counts([1, 2], [0, 0], [0], [0.1, 0.1])
+        estimate_counts([1, 2], [0, 0], [0], [0.1, 0.1], 0.1)
 
 
 @pytest.mark.parametrize("values", [[[1, 2]], 3, ["a", "b"], [None, None, {}]])
 def test_a_column_that_is_not_one_number_per_frame_is_refused(values: object):
     with pytest.raises(BadInput, match="tp must hold one number per frame"):
-        estimate_counts(values, [0, 0], [0, 0], [0.1, 0.1])
+        estimate_counts(values, [0, 0], [0, 0], [0.1, 0.1], 0.1)
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, 95, math.nan])
@@ -306,25 +313,79 @@ def test_a_level_outside_0_to_1_is_refused(level: float):
         estimate([LabelledFrame(1, 0, 0, 0.1)] * 2, level=level)
 
 
-def test_certain_frames_alone_say_nothing_of_a_window_of_unknown_size():
-    with pytest.raises(BadInput, match="pass population=12; otherwise no audit frame"):
-        estimate([LabelledFrame(1, 0, 0, 1.0)] * 12)
+@pytest.mark.parametrize("probability", [1.0, 0.9, 0.05])
+def test_frames_that_the_strategy_wanted_say_nothing_of_those_it_left(probability: float):
+    with pytest.raises(BadInput, match="None of the 12 labelled frames is one that the audit arm alone"):
+        estimate([LabelledFrame(1, 0, 0, probability)] * 12, audit_rate=0.01)
+
+
+def test_windows_without_an_audit_frame_are_refused_and_the_others_cover_the_truth():
+    rng = np.random.default_rng(0)
+    found, refused = [], 0
+    for _ in range(RUNS):
+        is_hard = np.arange(200) < 20
+        probability = np.where(is_hard, 0.9, 0.01)
+        kept = rng.random(200) < probability
+        right, wrong = np.where(is_hard, 0, 10)[kept], np.where(is_hard, 10, 0)[kept]
+        try:
+            found.append(estimate_counts(right, wrong, wrong, probability[kept], audit_rate=0.01))
+        except BadInput:
+            refused += 1
+
+    assert 100 < refused < 230
+    assert coverage(found, "precision", 0.9) > 0.93
+
+
+def test_an_audit_frame_that_happens_to_be_likely_does_not_make_the_interval_narrow():
+    sample = [LabelledFrame(3, 1, 1, 0.02)] * 20
+
+    told, untold = estimate(sample, audit_rate=0.01), estimate(sample)
+
+    for name in QUANTITIES:
+        assert width(told, name) > width(untold, name)
+
+
+@pytest.mark.parametrize("audit_rate", [0.0, -0.1, 1.01, math.nan])
+def test_an_audit_rate_outside_0_to_1_is_refused(audit_rate: float):
+    with pytest.raises(BadInput, match=r"audit_rate must be in \(0, 1\], got"):
+        estimate([LabelledFrame(1, 0, 0, 1.0)] * 2, audit_rate=audit_rate)
+
+
+def test_a_frame_less_likely_than_the_audit_arm_takes_any_is_refused():
+    with pytest.raises(
+        BadInput, match=r"probability 0\.005, but none may have less than the audit rate 0\.01"
+    ):
+        estimate([LabelledFrame(1, 0, 0, 0.005)] * 2, audit_rate=0.01)
 
 
 @pytest.mark.parametrize(
-    ("probability", "number", "population"),
-    [(1.0, 12, 1000), (1.0, 12, 11), (0.01, 2, 1), (0.01, 100, 20_000), (0.02, 200, 5_000)],
+    ("sample", "population"),
+    [
+        ({1.0: 12, 0.01: 1}, 5000),
+        ({1.0: 12}, 11),
+        ({0.01: 2}, 1),
+        ({0.01: 100}, 20_000),
+        ({0.02: 200}, 5_000),
+    ],
     ids=[
-        "no audit frame",
+        "audit frames missing",
         "more than there are",
         "fewer than labelled",
         "half not labelled",
         "half too many",
     ],
 )
-def test_weights_that_contradict_the_population_are_refused(probability, number, population):
+def test_weights_that_contradict_the_population_are_refused(sample, population):
+    labelled = [LabelledFrame(1, 0, 0, chance) for chance, number in sample.items() for _ in range(number)]
+
     with pytest.raises(BadInput, match=f"stand for .* but the window has {population}"):
-        estimate([LabelledFrame(1, 0, 0, probability)] * number, population=population)
+        estimate(labelled, population=population)
+
+
+def test_a_window_of_which_few_audit_frames_came_by_chance_is_accepted():
+    sample = [LabelledFrame(0, 1, 1, 1.0)] * 12 + [LabelledFrame(1, 0, 0, 0.01)]
+
+    assert estimate(sample, population=1000).precision.n == 13
 
 
 @pytest.mark.parametrize("number", [175, 200, 225])

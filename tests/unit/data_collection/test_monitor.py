@@ -4,7 +4,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from retrain.boxes import Detections
 from retrain.data_collection.monitor import DataCollectionMonitor
-from retrain.data_collection.statistics.counters import BINS, SUFFIX, Counts
+from retrain.data_collection.statistics.counters import BINS, SUFFIX, Counts, Standstill
 from retrain.data_collection.statistics.records import UNPREDICTED
 
 NOW = 1_000_000.0
@@ -41,9 +41,9 @@ def monitor(tmp_path, state, clock):
 def publish(tmp_path):
     """Publishes counts as a process would: outcomes by camera, and frames by confidence bin."""
 
-    def publish(outcomes, at, histogram=None, name=f"{NO_PROCESS}-a"):
+    def publish(outcomes, at, histogram=None, name=f"{NO_PROCESS}-a", standstills=None):
         (tmp_path / "spool").mkdir(exist_ok=True)
-        counts = Counts(0.0, at, outcomes, histogram or [0] * (BINS + 1))
+        counts = Counts(0.0, at, outcomes, histogram or [0] * (BINS + 1), standstills or {})
         (tmp_path / "spool" / (name + SUFFIX)).write_bytes(msgspec.json.encode(counts))
 
     return publish
@@ -284,4 +284,18 @@ def test_prometheus_is_not_told_zero_for_what_is_not_known(monitor):
         "retrain_collection_stored_samples",
         "retrain_collection_stored_bytes",
         "retrain_collection_producers",
+    }
+
+
+def test_a_process_that_cannot_store_is_shown_with_the_reason_and_for_how_long(monitor, publish):
+    publish({"east": {"taken": 1}}, NOW, standstills={"storing": Standstill(NOW - 90, "S3 is down")})
+
+    [producer] = monitor().snapshot().producers
+    found = metrics(monitor().to_prometheus())
+
+    assert producer.standstills == {"storing": Standstill(NOW - 90, "S3 is down")}
+    name = "retrain_collection_standstill_seconds"
+    assert {labels: value for (one, labels), value in found.items() if one == name} == {
+        (("what", "storing"),): 90.0,
+        (("what", "quota"),): 0.0,
     }

@@ -1,16 +1,28 @@
 import errno
 import fcntl
+import mmap
 import os
+import shutil
+import signal
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrain.data_collection.queue import DataCollectionQueue, SpoolFull, SpoolLimits
-from retrain.data_collection.spool.format import HEADER, MAGIC, SEGMENT, spool_bytes
+from retrain.data_collection.spool.format import (
+    HEADER,
+    IMAGES,
+    MAGIC,
+    SEGMENT,
+    START,
+    Position,
+    spool_bytes,
+)
 from retrain.data_collection.spool.reader import segments, spool_depth
-from retrain.errors import BadInput, ConfigError
+from retrain.errors import BadInput, ConfigError, Unavailable
 
 
 def everything(folder):
@@ -44,7 +56,7 @@ def test_a_header_of_which_a_reader_sees_only_the_magic_is_no_record(tmp_path):
     queue.append(b"whole")
     [segment] = tmp_path.glob("*" + SEGMENT)
     with segment.open("r+b") as file:
-        file.seek(HEADER.size + len(b"whole"))
+        file.seek(START.end + HEADER.size + len(b"whole"))
         file.write(MAGIC)
 
     assert [record.body for record in everything(tmp_path)] == [b"whole"]
@@ -77,7 +89,7 @@ def test_where_no_link_is_possible_the_image_is_copied_with_its_times(tmp_path, 
     frame.write_bytes(b"pixels")
     os.utime(frame, ns=(1, 1_234_567_891))
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
@@ -107,8 +119,9 @@ def test_a_record_cut_short_anywhere_is_not_read_and_those_before_it_are(tmp_pat
     [segment] = segments(tmp_path)
     os.truncate(segment.path, segment.path.stat().st_size - cut)
 
-    assert [record.body for record in segment.records()] == [b"first"]
-    assert segment.is_torn()
+    [first] = segment.records()
+    assert first.body == b"first"
+    assert segment.is_torn(first.end)
     assert segment.count() == 1
 
 
@@ -133,7 +146,7 @@ def test_a_damaged_size_does_not_hide_the_records_behind_it(tmp_path):
         writer.append(body)
     [segment] = segments(tmp_path)
     data = bytearray(segment.path.read_bytes())
-    data[HEADER.size + 5 + 8 + 3] = 0xFF  # the top byte of the second body's size
+    data[START.end + HEADER.size + 5 + 8 + 3] = 0xFF  # the top byte of the second body's size
     segment.path.write_bytes(data)
 
     assert [record.body for record in segment.records() if record.intact] == [b"first", b"third"]
@@ -143,7 +156,7 @@ def test_reading_goes_on_behind_what_was_consumed(tmp_path):
     writer = DataCollectionQueue(tmp_path)
     writer.append(b"first")
     [segment] = segments(tmp_path)
-    segment.consumed(next(segment.records()).end)
+    segment.consumed(Position(next(segment.records()).end, 0))
 
     writer.append(b"second")
 
@@ -247,16 +260,17 @@ def test_a_record_whose_header_was_never_written_is_torn(tmp_path):
     writer = DataCollectionQueue(tmp_path, SpoolLimits(segment_bytes=1000, max_bytes=10_000))
     writer.append(b"first")
     [segment] = segments(tmp_path)
-    assert not segment.is_torn()
+    [first] = segment.records()
+    assert not segment.is_torn(first.end)
     # What a kill between body and header leaves: a writer that is gone, and a file that was never cut to size.
     with segment.path.open("r+b") as file:
-        file.seek(HEADER.size + 5 + HEADER.size)
+        file.seek(first.end + HEADER.size)
         file.write(b"second")
     writer._after_fork()
 
     assert segment.is_finished()
     assert [record.body for record in segment.records()] == [b"first"]
-    assert segment.is_torn()
+    assert segment.is_torn(first.end)
 
 
 def test_the_header_is_written_last_and_in_one_piece(tmp_path):
@@ -271,20 +285,20 @@ def test_the_header_is_written_last_and_in_one_piece(tmp_path):
     writer.append(b"second", b"image")
     writer._memory = memory
 
-    start = HEADER.size + len(b"first")
+    start = START.end + HEADER.size + len(b"first")
     assert sorted(writes[:-1]) == [(start + HEADER.size, 6), (start + HEADER.size + 6, 5)]
     assert writes[-1] == (start, HEADER.size)
 
 
 def test_what_fits_the_reserved_segment_is_taken_although_others_filled_the_spool(tmp_path):
     frame, folder = tmp_path / "frame.jpg", tmp_path / "spool"
-    frame.write_bytes(bytes(3_500))
+    frame.write_bytes(bytes(2_500))
     writer = DataCollectionQueue(folder, SpoolLimits(max_bytes=4_000, segment_bytes=1_000))
     writer.append(b"first")
     (folder / "other.spool").write_bytes(bytes(4_000))
 
     with pytest.raises(SpoolFull):
-        writer.append(b"second", file=frame, file_bytes=3_500)
+        writer.append(b"second", file=frame, file_bytes=2_500)
     writer.append(b"third")
 
     assert [record.body for record in everything(folder)] == [b"first", b"third"]
@@ -294,8 +308,8 @@ def test_a_header_that_is_read_while_it_is_written_is_no_damage(tmp_path):
     writer = DataCollectionQueue(tmp_path)
     writer.append(b"first")
     [segment] = segments(tmp_path)
-    data = bytearray(segment.path.read_bytes()[: HEADER.size + 5])
-    data[8:] = bytes(len(data) - 8)  # half a header, nothing behind it
+    data = bytearray(segment.path.read_bytes()[: START.end + HEADER.size + 5])
+    data[START.end + 8 :] = bytes(len(data) - START.end - 8)  # half a header, nothing behind it
     with segment.path.open("r+b") as file:
         file.write(data)
 
@@ -359,3 +373,340 @@ def test_what_a_killed_writer_reserved_is_given_back(tmp_path):
     DataCollectionQueue(tmp_path).append(b"first")
 
     assert [path.name for path in tmp_path.glob(".*.arriving")] == [".new.arriving"]
+
+
+def linked(folder):
+    return [record.image_file.read_bytes() for record in everything(folder)]
+
+
+def test_a_symbolic_link_gives_the_image_it_points_to_at_that_moment(tmp_path, monkeypatch):
+    for number in (1, 2):
+        (tmp_path / f"frame_{number}.jpg").write_bytes(b"pixels %d" % number)
+    latest = tmp_path / "latest.jpg"
+    latest.symlink_to("frame_1.jpg")
+    monkeypatch.chdir(tmp_path)
+    queue = DataCollectionQueue(tmp_path / "spool")
+
+    queue.append(b"absolute", file=latest, file_bytes=8)
+    queue.append(b"relative", file="latest.jpg", file_bytes=8)
+    latest.unlink()
+    latest.symlink_to("frame_2.jpg")
+
+    assert linked(tmp_path / "spool") == [b"pixels 1"] * 2
+    assert not any(record.image_file.is_symlink() for record in everything(tmp_path / "spool"))
+
+
+@pytest.mark.parametrize("way", ["link", "copy"])
+def test_an_append_that_is_interrupted_after_the_image_came_does_not_stand_in_the_way(
+    tmp_path, monkeypatch, way
+):
+    class Interrupted(BaseException):
+        pass
+
+    whole, copy = os.link, shutil.copy2
+
+    def interrupted(work):
+        def go(*arguments, **options):
+            work(*arguments, **options)
+            raise Interrupted
+
+        return go
+
+    def refused(*_, **__):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    frame = tmp_path / "frame.jpg"
+    frame.write_bytes(b"pixels")
+    queue = DataCollectionQueue(tmp_path / "spool")
+    queue.append(b"first")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", interrupted(whole) if way == "link" else refused)
+        patch.setattr(shutil, "copy2", interrupted(copy))
+        with pytest.raises(Interrupted):
+            queue.append(b"interrupted", file=frame, file_bytes=6)
+
+    assert list((tmp_path / "spool").glob(f"*{IMAGES}/*")) == []
+    queue.append(b"second", file=frame, file_bytes=6)
+    assert [record.body for record in everything(tmp_path / "spool")] == [b"first", b"second"]
+
+
+def test_an_image_that_a_kill_left_without_its_record_is_replaced(tmp_path):
+    frame = tmp_path / "frame.jpg"
+    frame.write_bytes(b"pixels")
+    queue = DataCollectionQueue(tmp_path / "spool")
+    queue.append(b"first", file=frame, file_bytes=6)
+    images = tmp_path / "spool" / (segments(tmp_path / "spool")[0].stem + IMAGES)
+    [first] = everything(tmp_path / "spool")
+    (images / str(first.end)).write_bytes(b"of nobody")
+
+    queue.append(b"second", file=frame, file_bytes=6)
+
+    assert linked(tmp_path / "spool") == [b"pixels", b"pixels"]
+
+
+def test_a_copy_that_fills_the_disk_leaves_nothing_and_the_next_frame_is_taken(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    def full(_, target):
+        with open(target, "wb") as file:
+            file.write(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    frame = tmp_path / "frame.jpg"
+    frame.write_bytes(b"pixels")
+    queue = DataCollectionQueue(tmp_path / "spool")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", refused)
+        patch.setattr(shutil, "copy2", full)
+        with pytest.raises(SpoolFull, match="No space left"):
+            queue.append(b"first", file=frame, file_bytes=6)
+
+    assert list((tmp_path / "spool").glob(f"*{IMAGES}/*")) == []
+    queue.append(b"second", file=frame, file_bytes=6)
+    assert linked(tmp_path / "spool") == [b"pixels"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "raised"),
+    [(OSError(errno.EIO, "Input/output error"), Unavailable), (KeyboardInterrupt(), KeyboardInterrupt)],
+)
+def test_what_follows_a_frame_whose_sync_failed_does_not_take_its_place(
+    tmp_path, monkeypatch, failure, raised
+):
+    class Memory(mmap.mmap):
+        fails = False
+
+        def flush(self, *where):
+            if self.fails:
+                raise failure
+            super().flush(*where)
+
+    monkeypatch.setattr(mmap, "mmap", Memory)
+    queue = DataCollectionQueue(tmp_path, SpoolLimits(sync=True))
+    queue.append(b"first")
+    queue._memory.fails = True
+    with pytest.raises(raised):
+        queue.append(b"unsynced")
+    [segment] = segments(tmp_path)
+    for record in segment.records():
+        segment.consumed(Position(record.end, 0))  # a reader may have it by now
+    queue._memory.fails = False
+
+    queue.append(b"acknowledged")
+
+    assert [record.body for record in segment.records()] == [b"acknowledged"]
+
+
+def test_an_interrupted_start_of_a_segment_leaves_nothing_and_the_next_frame_is_taken(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    queue = DataCollectionQueue(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(mmap, "mmap", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            queue.append(b"first")
+
+    assert list(tmp_path.iterdir()) == []
+    queue.append(b"second")
+    assert [record.body for record in everything(tmp_path)] == [b"second"]
+
+
+@pytest.mark.parametrize("when_full", ["drop_new", "drop_oldest"])
+@pytest.mark.parametrize("by_file", [False, True])
+def test_a_frame_that_never_fits_is_refused_by_itself_and_costs_no_other_frame(tmp_path, when_full, by_file):
+    frame, folder, dropped = tmp_path / "frame.jpg", tmp_path / "spool", []
+    frame.write_bytes(bytes(3_500))
+    limits = SpoolLimits(max_bytes=4_000, segment_bytes=1_000, when_full=when_full)
+    queue = DataCollectionQueue(folder, limits, on_dropped=dropped.append)
+    queue.append(b"first")
+
+    for _ in range(2):
+        with pytest.raises(BadInput, match=r"needs a spool of \d+ bytes, and .*max_bytes is 4000"):
+            if by_file:
+                queue.append(b"large", file=frame, file_bytes=3_500)
+            else:
+                queue.append(b"large", bytes(4_000))
+        queue.append(b"small")
+
+    assert [record.body for record in everything(folder)] == [b"first", b"small", b"small"]
+    assert (len(segments(folder)), dropped) == (1, [])
+
+
+def test_a_frame_for_which_there_is_no_room_now_leaves_the_segment_to_smaller_ones(tmp_path):
+    queue = DataCollectionQueue(tmp_path, SpoolLimits(max_bytes=4_000, segment_bytes=1_000))
+    queue.append(b"first")
+
+    (tmp_path / "other.spool").write_bytes(bytes(2_500))
+    with pytest.raises(SpoolFull):
+        queue.append(b"large", bytes(3_000))
+    queue.append(b"small")
+    assert len(segments(tmp_path)) == 1
+    # Nor does its refusal stand for those that need less.
+    for number in range(4):
+        (tmp_path / "other.spool").write_bytes(bytes(1_000))
+        queue.append(b"%d" % number * 300)
+
+    assert [record.body[:1] for record in everything(tmp_path)] == [b"f", b"s", b"0", b"1", b"2", b"3"]
+
+
+def test_linked_images_count_without_being_looked_at_until_a_reader_released_them(tmp_path, monkeypatch):
+    frame, folder = tmp_path / "frame.jpg", tmp_path / "spool"
+    frame.write_bytes(bytes(500))
+    queue = DataCollectionQueue(folder, SpoolLimits(max_bytes=100_000, segment_bytes=1_000))
+    for _ in range(3):
+        queue.append(b"x", file=frame, file_bytes=500)
+    scanned, scan = [], os.scandir
+
+    def watched(path):
+        scanned.append(path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", watched)
+    assert spool_bytes(folder) == 1_000 + 3 * 500
+    assert scanned == [folder]
+    [segment] = segments(folder)
+    first, *_ = segment.records()
+    segment.consumed(Position(first.end, 500))
+    assert spool_bytes(folder) == 1_000 + 2 * 500
+
+
+def test_a_segment_ends_with_its_share_of_linked_images_so_that_they_are_not_dropped_all_together(tmp_path):
+    frame, folder = tmp_path / "frame.jpg", tmp_path / "spool"
+    frame.write_bytes(bytes(500))
+    limits = SpoolLimits(max_bytes=16_000, segment_bytes=1_000, when_full="drop_oldest")
+    dropped = []
+    queue = DataCollectionQueue(folder, limits, on_dropped=dropped.append)
+
+    for _ in range(60):
+        queue.append(b"x", file=frame, file_bytes=500)
+
+    assert limits.linked_bytes == 2_000
+    assert set(dropped) == {4}
+    assert spool_bytes(folder) <= 16_000
+    images = sum(path.stat().st_size for path in folder.glob(f"*{IMAGES}/*"))
+    assert images == 500 * len(everything(folder)) == 500 * (60 - sum(dropped))
+
+
+def test_producers_together_keep_to_the_limit_within_a_segment_of_linked_images_each(tmp_path):
+    frame, folder = tmp_path / "frame.jpg", tmp_path / "spool"
+    frame.write_bytes(bytes(1_000))
+    limits = SpoolLimits(max_bytes=160_000, segment_bytes=2_000)
+    queues = [DataCollectionQueue(folder, limits) for _ in range(6)]
+
+    for _ in range(100):
+        for queue in queues:
+            with suppress(SpoolFull):
+                queue.append(b"x", file=frame, file_bytes=1_000)
+
+    images = sum(path.stat().st_size for path in folder.glob(f"*{IMAGES}/*"))
+    reserved = sum(path.stat().st_size for path in folder.glob("*" + SEGMENT))
+    assert 120_000 < images + reserved == spool_bytes(folder) <= 160_000 + 6 * 2_000
+
+
+def test_a_full_spool_is_looked_at_for_a_hundredth_of_the_time_at_most(tmp_path, monkeypatch):
+    clock, looks = [0.0], []
+
+    def slow(_):
+        looks.append(clock[0])
+        clock[0] += 0.05
+        return 10_000
+
+    monkeypatch.setattr("retrain.data_collection.queue.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("retrain.data_collection.queue.spool_bytes", slow)
+    queue = DataCollectionQueue(tmp_path, SpoolLimits(max_bytes=4_000, segment_bytes=1_000))
+    for _ in range(1000):
+        with pytest.raises(SpoolFull):
+            queue.append(b"x")
+        clock[0] += 0.01
+
+    assert len(looks) == 2  # in 10 s: looking takes 0.05 s, so once in 5 s
+
+
+@pytest.mark.parametrize("size", [20, 5_000])
+def test_damaged_bytes_of_an_image_are_no_good_record(tmp_path, size):
+    queue = DataCollectionQueue(tmp_path)
+    for body in (b"first", b"second"):
+        queue.append(body, body[:1] * size)
+    queue.close()
+    [segment] = segments(tmp_path)
+    whole = segment.path.read_bytes()
+
+    for damaged, left in ((b"f", b"second"), (b"s", b"first")):
+        data = bytearray(whole)
+        data[data.index(damaged * 15)] ^= 1
+        segment.path.write_bytes(data)
+        found = list(segment.records())
+        assert [record.body for record in found if record.intact] == [left]
+        assert len(found) == 2
+        assert not segment.is_torn(found[-1].end)
+
+
+def test_a_damaged_image_in_which_a_record_seems_to_begin_is_one_stretch(tmp_path):
+    queue = DataCollectionQueue(tmp_path)
+    queue.append(b"first", b"pixels" + MAGIC + b"pixels")
+    queue.append(b"second")
+    [segment] = segments(tmp_path)
+    with segment.path.open("r+b") as file:
+        file.seek(START.end + HEADER.size + 5)
+        file.write(b"P")
+
+    assert [(record.body, record.intact) for record in segment.records()] == [(b"", False), (b"second", True)]
+
+
+@pytest.mark.parametrize("size", [4_095, 4_096, 100_000])
+def test_images_of_any_size_are_read_back(tmp_path, size):
+    queue, image = DataCollectionQueue(tmp_path, SpoolLimits(segment_bytes=50_000)), os.urandom(size)
+    for _ in range(3):
+        queue.append(b"body", image)
+
+    assert [record.image for record in everything(tmp_path)] == [image] * 3
+
+
+def test_drop_oldest_leaves_the_files_of_other_programs(tmp_path):
+    foreign = tmp_path / "00000000000000000001-1-0123abcd.spool"
+    foreign.write_bytes(b"somebody's" * 50)
+    limits = SpoolLimits(max_bytes=4_000, segment_bytes=1_000, when_full="drop_oldest")
+    queue = DataCollectionQueue(tmp_path, limits)
+
+    for _ in range(100):
+        queue.append(b"x" * 200)
+
+    assert foreign.read_bytes() == b"somebody's" * 50
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"x", b"12", b"-5 0", b"99999999 0", b"0 0", b"\xff\xfe 1"], ids=repr
+)
+def test_a_damaged_position_means_that_the_segment_is_read_again(tmp_path, damage, caplog):
+    queue = DataCollectionQueue(tmp_path)
+    queue.append(b"first")
+    [segment] = segments(tmp_path)
+    segment.path.with_suffix(".position").write_bytes(damage)
+
+    assert segment.position == START
+    assert [record.body for record in segment.records()] == [b"first"]
+    assert len(queue) == 1
+    [said] = [record.message for record in caplog.records]
+    assert "is read from its start again. No record is stored twice." in said
+
+
+def test_a_child_does_not_keep_the_segment_of_a_killed_parent_unfinished(tmp_path):
+    queue = DataCollectionQueue(tmp_path)
+    queue.append(b"first")
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, b"1")
+        signal.pause()
+    try:
+        os.read(read, 1)
+        queue._after_fork()  # what a kill leaves: closed, not unlocked
+
+        assert segments(tmp_path)[0].is_finished()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(read)
+        os.close(write)

@@ -95,9 +95,28 @@ def test_windows_that_are_over_are_forgotten_for_every_camera():
     for number in range(1000):
         rule.take(f"camera {number}", MIDNIGHT)
 
-    rule.take("camera 1", MIDNIGHT + 60)
+    for minute in range(1, 10):
+        rule.take("camera 1", MIDNIGHT + 60 * minute)
 
-    assert sum(len(cameras) for _, cameras in rule._taken.values()) == 1
+    assert sum(len(cameras) for windows in rule._taken.values() for cameras in windows.values()) < 10
+
+
+def test_a_clock_that_steps_back_over_an_edge_opens_no_window_anew():
+    rule = LocalQuota({"minute": 10})
+    steps = [0.0, -0.1, 0.1, -0.1, 0.2]
+
+    kept = taken(rule, [MIDNIGHT + step for step in steps for _ in range(30)])
+
+    assert len(kept) == 20
+
+
+def test_a_clock_that_is_a_day_ahead_for_a_moment_changes_nothing_afterwards():
+    rule = LocalQuota({"minute": 2, "day": 5})
+    taken(rule, [MIDNIGHT] * 2)
+    taken(rule, [MIDNIGHT + 86_400])
+
+    assert taken(rule, [MIDNIGHT + 1]) == []
+    assert len(taken(rule, [MIDNIGHT + 60] * 3 + [MIDNIGHT + 120] * 3)) == 3
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ import time
 from types import SimpleNamespace
 
 import httpx
+import psutil
 import pytest
 import yaml
 
 from deployments.stack import Stack, _Service
 from retrain.config import RetrainConfig
-from retrain.errors import Unavailable
+from retrain.errors import PostConditionFailed, Unavailable
 
 
 def service(name, code, health=None):
@@ -66,6 +67,33 @@ def test_an_answer_after_our_process_ended_is_somebody_elses(stack, monkeypatch)
         stack._wait(dead)
 
 
+def test_a_clock_that_is_set_loses_no_running_service(stack, monkeypatch, tmp_path):
+    stack._start(service("worker", "import time; time.sleep(60)"))
+    process, booted = stack._process("worker"), psutil.boot_time()
+    before = process.create_time()
+
+    # psutil adds the time of boot, which the kernel computes anew from a clock that was set.
+    monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: booted - 7200)
+
+    assert psutil.Process(process.pid).create_time() < before - 3600
+    assert stack._process("worker").pid == process.pid
+    stack.down(say=lambda _: None)
+    assert not psutil.pid_exists(process.pid)
+    assert not (tmp_path / "run" / "worker.pid").exists()
+
+
+def test_the_pid_file_of_a_service_that_does_not_end_stays(stack, monkeypatch):
+    stack._start(service("worker", "import time; time.sleep(60)"))
+    pid = stack._process("worker").pid
+
+    with monkeypatch.context() as patch:
+        patch.setattr("deployments.stack._end", lambda process: None)
+        with pytest.raises(PostConditionFailed, match=rf"worker \(process {pid}\) does not end"):
+            stack.down(say=lambda _: None)
+
+    assert stack._process("worker").pid == pid
+
+
 @pytest.mark.parametrize("torn", ["", '{"pid": 12', "{}", '{"pid": 1}'])
 def test_a_torn_pid_file_means_not_running(stack, tmp_path, torn):
     (tmp_path / "run").mkdir()
@@ -82,6 +110,10 @@ def test_other_processes_get_the_absolute_path_of_the_configuration_file(stack, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RETRAIN_CONFIG", "conf/mine.yaml")
     assert stack.environment()["RETRAIN_CONFIG"] == str(tmp_path / "conf" / "mine.yaml")
+
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    monkeypatch.setenv("RETRAIN_CONFIG", "~/mine.yaml")
+    assert stack.environment()["RETRAIN_CONFIG"] == str(tmp_path / "me" / "mine.yaml")
 
     monkeypatch.delenv("RETRAIN_CONFIG")
     assert "RETRAIN_CONFIG" not in stack.environment()

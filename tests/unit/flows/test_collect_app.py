@@ -64,13 +64,37 @@ def test_the_other_commands_are_found_by_their_names(retrain, frames, monkeypatc
     assert "offered" in retrain("collect status --storage x --json").stdout
 
 
+def test_what_was_collected_into_a_folder_is_forgotten_and_deleted_there(
+    retrain, resources, frames, tmp_path, monkeypatch
+):
+    retrain("collect --strategy all --storage x --model folder frames")
+    kept = set(stored(resources, tmp_path / "x"))
+
+    forgotten = retrain(f"collect forget {min(kept)} --storage x")
+    monkeypatch.setenv("RETRAIN_DATA_COLLECTION__RETENTION__MAX_BYTES", "1")
+    retained = retrain("collect retain --storage x")
+
+    assert "1 samples forgotten" in forgotten.stdout
+    assert "5 samples deleted" in retained.stdout
+    assert stored(resources, tmp_path / "x") == {}
+
+
+def test_a_model_is_forgotten_by_its_name_and_an_unknown_one_is_not(retrain, frames):
+    retrain("collect --strategy all --storage x frames")
+
+    with pytest.raises(NotFound, match=r"of model 'mm'\. Did you mean 'm'"):
+        retrain("collect forget --model mm --storage x")
+    assert "0 samples forgotten" in retrain("collect forget --model mm --unseen --storage x").stdout
+    assert "6 samples forgotten" in retrain("collect forget --model m --storage x").stdout
+
+
 def test_help_lists_the_commands_and_no_argument_is_help(retrain):
     for line in ("collect --help", "collect"):
         assert all(name in retrain(line).output for name in ("run", "drain", "status"))
 
 
 def test_a_storage_nobody_collected_into_is_refused_and_not_made(retrain, tmp_path):
-    for command in ("drain", "status"):
+    for command in ("drain", "status", "forget --camera y", "retain"):
         with pytest.raises(NotFound, match="Nothing was collected in x"):
             retrain(f"collect {command} --storage x")
 

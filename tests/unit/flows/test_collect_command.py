@@ -15,6 +15,7 @@ from flows.collect_model import find_model
 from flows.collect_place import collection_place, existing_place
 from flows.collect_report import Tally, progress_display
 from flows.collect_status import monitor_of
+from retrain.data_collection.queue import DataCollectionQueue
 from retrain.errors import BadInput, ConfigError, NotFound, Unavailable
 from retrain.storage.digests import content_digest
 from retrain.storage.schema import draws, samples
@@ -124,6 +125,36 @@ def test_another_question_or_again_offers_every_frame_anew(collect, frames, chan
     assert collect(frames, **change).offered == 6
 
 
+def test_one_folder_again_does_not_offer_another_folder_again(collect, frames, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "7.png").write_bytes(png_bytes(7))
+    collect(frames, other)
+
+    assert collect(frames, again=True).offered == 6
+    tally = collect(frames, other)
+    assert (tally.offered, tally.done_before) == (0, 7)
+
+
+@pytest.mark.parametrize(("max_age_days", "expired"), [(30, 2), (None, 0)])
+def test_frames_that_retention_will_delete_are_said(
+    collect, resources, frames, tmp_path, max_age_days, expired
+):
+    for number in (0, 1):
+        os.utime(frames / f"{number}.png", (1000, 1000))
+    section = resources.config.data_collection
+    retention = section.retention.model_copy(update={"max_age_days": max_age_days})
+    resources.config = resources.config.model_copy(
+        update={"data_collection": section.model_copy(update={"retention": retention})}
+    )
+
+    tally = collect(frames)
+
+    assert tally.expired == expired
+    warned = "2 taken frames are older than data_collection.retention.max_age_days (30)"
+    assert any(line.startswith(warned) for line in collect.printed) == bool(expired)
+
+
 def test_another_model_is_another_question(collect, loads, frames):
     collect(frames)
     loads(FakeModel(), release="e" * 64)
@@ -201,6 +232,15 @@ def test_a_store_that_does_not_answer_leaves_frames_in_the_spool_and_says_how_to
     assert collect.printed[-1].startswith(f"6 taken frames are not stored yet: they wait in {folder}/spool,")
     drain_once(existing_place(resources, folder), Console(file=io.StringIO()))
     assert len(stored(resources, folder)) == 6
+
+
+def test_what_another_version_wrote_is_named_by_the_drain(tmp_path, resources):
+    DataCollectionQueue(tmp_path / "spool").append(b"another version")
+    place, said = existing_place(resources, tmp_path), io.StringIO()
+
+    drain_once(place, Console(file=said, width=200))
+
+    assert said.getvalue() == "1 written by another version of Retrain and left out\n"
 
 
 def test_paths_come_from_standard_input(collect, frames):

@@ -1,4 +1,7 @@
 import io
+import os
+import signal
+from unittest import mock
 
 import pytest
 from rich.console import Console
@@ -8,7 +11,9 @@ from flows.forget_command import apply_retention, forget
 from retrain.boxes import Annotations
 from retrain.config import RetrainConfig
 from retrain.data_collection.forgetting.retention import RetentionPolicy
-from retrain.errors import Active, Conflict
+from retrain.dataset.dvc_repository import DvcRepository
+from retrain.dataset.manager import DatasetManager
+from retrain.errors import Active, Conflict, NotFound
 from retrain.storage.digests import content_digest
 from retrain.storage.schema import samples
 from tasks.resources import Resources
@@ -45,10 +50,29 @@ def said(work, resources, *arguments, **more):
 
 
 def add_version(resources, name, *numbers):
-    draft = resources.datasets.create_version(name, classes=["dent"])
-    labels = [Annotations.of([[1, 1, 5, 5]], [0])] * len(numbers)
-    resources.datasets.add_images(draft, [png_bytes(number) for number in numbers], labels)
+    begin_version(resources.datasets, name, *numbers)
     resources.datasets.commit_version(name)
+
+
+def begin_version(datasets, name, *numbers):
+    draft = datasets.create_version(name, classes=["dent"])
+    labels = [Annotations.of([[1, 1, 5, 5]], [0])] * len(numbers)
+    datasets.add_images(draft, [png_bytes(number) for number in numbers], labels)
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_commit(resources, name, before):
+    """Commit a draft in a process that is killed just before it calls this method."""
+    child = os.fork()
+    if child == 0:
+        place, method = before
+        with mock.patch.object(place, method, die):
+            DatasetManager(resources.datasets_path).commit_version(name)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
 def test_forgetting_a_sample_names_the_cycle_and_the_dataset_version_that_keep_knowing_it(resources):
@@ -88,6 +112,99 @@ def test_a_dry_run_only_says_what_would_go(resources):
 
     assert printed == "2 stored samples would be forgotten"
     assert stored(resources.state).keys() == set(ids)
+
+
+def test_a_name_that_nothing_came_of_is_refused_unless_that_is_meant(resources):
+    collect(resources, 1)
+
+    with pytest.raises(
+        NotFound, match=r"camera 'gaet'\. Did you mean 'gate'.* Nothing was forgotten\. With --unseen"
+    ):
+        said(forget, resources, NOW, cameras=["gaet"])
+    said(forget, resources, NOW, [content_digest(png_bytes(2))], unseen=True)
+
+    collect(resources, 2)
+    assert list(stored(resources.state)) == [content_digest(png_bytes(1))]
+
+
+def test_a_picture_that_only_waits_in_the_spool_is_no_unseen_one(resources, tmp_path):
+    [waiting] = collect(resources, 1, drain=False)
+
+    printed = said(forget, resources, NOW, [waiting])
+
+    assert "1 samples forgotten" in printed
+    assert files_with(tmp_path, png_bytes(1)) == []
+
+
+def test_a_dry_run_does_not_empty_the_spool_to_look_for_a_name(resources):
+    [waiting] = collect(resources, 1, drain=False)
+
+    printed = said(forget, resources, NOW, [waiting], dry_run=True)
+
+    assert f"There is no sample {waiting}, and there was none. 1 frames wait in the spool" in printed
+    assert stored(resources.state) == {}
+
+
+def test_everything_of_a_model_is_forgotten(resources):
+    collect(resources, 1)
+
+    printed = said(forget, resources, NOW, models=["m"])
+
+    assert "1 samples forgotten" in printed
+    assert "What they hand over is refused until 2096-10-02 07:11:40 UTC" in printed
+    assert stored(resources.state) == {}
+
+
+def test_the_name_of_a_forgotten_camera_goes_from_the_published_counts(resources):
+    collect(resources, 1, camera="kitchen-cam")
+
+    printed = said(forget, resources, NOW, cameras=["kitchen-cam"])
+
+    assert files_with(resources.spool, b"kitchen-cam") == []
+    assert "1 running processes still publish counts by the camera's name" in printed
+
+
+def test_a_picture_goes_from_a_draft_that_a_killed_cycle_left_and_the_rest_can_be_committed(resources):
+    collect(resources, 1)
+    begin_version(resources.datasets, "v1.0.0", 1, 2)
+
+    printed = said(forget, resources, NOW, cameras=["gate"])
+
+    assert "1 pictures were taken out of the draft of dataset version v1.0.0" in printed
+    assert files_with(resources.datasets_path, png_bytes(1)) == []
+    version = resources.datasets.commit_version("v1.0.0")
+    assert version.by_image.keys() == {content_digest(png_bytes(2))}
+
+
+@pytest.mark.parametrize(
+    "before",
+    [(DatasetManager, "_arrange"), (DvcRepository, "commit"), (DvcRepository, "_commit_index")],
+    ids=["pack written", "pack arranged", "pack in the cache of DVC"],
+)
+def test_a_commit_that_was_killed_leaves_no_byte_of_what_is_forgotten_and_can_be_done_again(
+    resources, before
+):
+    collect(resources, 1)
+    add_version(resources, "v1.0.0", 3)
+    begin_version(resources.datasets, "v1.1.0", 1, 2)
+    kill_commit(resources, "v1.1.0", before)
+    assert len(files_with(resources.datasets_path, png_bytes(1))) > 1
+
+    said(forget, resources, NOW, cameras=["gate"])
+
+    assert files_with(resources.datasets_path, png_bytes(1)) == []
+    assert resources.datasets.commit_version("v1.1.0").by_image.keys() == {content_digest(png_bytes(2))}
+    assert resources.datasets.verify("v1.0.0").by_image.keys() == {content_digest(png_bytes(3))}
+
+
+def test_packs_of_committed_versions_stay_whole(resources):
+    collect(resources, 1)
+    add_version(resources, "v1.0.0", 1, 2)
+
+    printed = said(forget, resources, NOW, cameras=["gate"])
+
+    assert "packs of no dataset version" not in printed
+    assert len(resources.datasets.verify("v1.0.0").items) == 2
 
 
 def test_samples_of_a_running_cycle_are_not_forgotten(resources):

@@ -1,10 +1,11 @@
 import io
+import time
 from datetime import UTC, datetime
 
 import pytest
 from rich.console import Console
 
-from flows.trigger_command import show_replay, show_triggers
+from flows.trigger_command import show_replay, show_shortages, show_triggers
 from retrain.config import RetrainConfig
 from retrain.config_sections import DataCollection, Section
 from retrain.data_collection.triggers.crossings import mark_emitted, record_crossing
@@ -12,6 +13,7 @@ from retrain.data_collection.triggers.policy import TriggerPolicy
 from retrain.errors import BadInput, ConfigError
 from tasks.data_collection import trigger_policy
 from tasks.resources import Resources
+from tests.unit.data_collection.conftest import png_bytes
 from tests.unit.data_collection.stored_rows import answer, sample_row, store, store_many
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()
@@ -158,3 +160,19 @@ def test_settings_are_yaml_and_a_single_freeze_needs_no_list(resources):
 def test_a_replay_that_makes_no_sense_is_refused(resources, settings, since, error, said):
     with pytest.raises(error, match=said):
         lines(show_replay, resources, settings, since, NOON)
+
+
+def test_a_retention_too_small_for_the_threshold_is_warned_of(tmp_path):
+    collection = {"strategy": "all", "retrain_threshold": 100, "retention": {"max_bytes": 2000}}
+    resources = Resources(RetrainConfig.model_validate({"data_collection": collection}), tmp_path)
+    with resources.collection_service(background=False) as service:
+        for number in range(3):
+            service.collect(image=png_bytes(number), confidence=0.5)
+        service.flush()
+
+    shown = lines(show_triggers, resources, time.time())
+    alone = lines(show_shortages, resources, time.time())
+
+    assert alone == [line for line in shown if line.startswith("Retention keeps about ")]
+    assert alone[0].endswith("too few for the threshold of 100 samples.")
+    resources.state.close()

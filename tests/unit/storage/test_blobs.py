@@ -5,10 +5,11 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 
-from retrain.errors import BadInput, ConfigError, NotFound, StorageFull, Unavailable
+from retrain.errors import BadInput, ConfigError, NotFound, PostConditionFailed, StorageFull, Unavailable
 from retrain.storage.blobs import LocalBlobs, S3Blobs, open_blobs
 from retrain.storage.files import whole_file
 
@@ -109,6 +110,22 @@ def test_what_killed_writers_left_is_swept_and_what_others_are_putting_is_not(bl
     assert {path.name.rpartition("-")[2] for path in incoming.iterdir()} == {"working"}
     assert len(list(incoming.iterdir())) == 3
     assert list(again.keys()) == []
+
+
+@pytest.mark.parametrize("way", ["put", "put_file"])
+def test_a_disk_that_keeps_other_bytes_is_noticed(tmp_path, way):
+    class Lossy(LocalBlobs):
+        @contextmanager
+        def _arriving(self, target):
+            with super()._arriving(target) as file:
+                yield file
+            target.write_bytes(b"0ther")
+
+    blobs = Lossy(tmp_path / "blobs")
+    (tmp_path / "source").write_bytes(b"other")
+
+    with pytest.raises(PostConditionFailed, match=r"holds other bytes for 'a/b'"):
+        blobs.put("a/b", b"other") if way == "put" else blobs.put_file("a/b", tmp_path / "source")
 
 
 def test_a_killed_put_is_swept_by_the_next_process(blobs):

@@ -8,7 +8,7 @@ from sqlalchemy import insert, select, update
 from retrain.data_collection.collector import DataCollectionService
 from retrain.data_collection.forgetting.eraser import Eraser
 from retrain.data_collection.forgetting.forget import Scope, affected, find_samples, forget
-from retrain.data_collection.forgetting.tombstones import deleted_on_purpose
+from retrain.data_collection.forgetting.tombstones import CLOCK_SKEW_S, deleted_on_purpose
 from retrain.data_collection.spool.reader import segments, spool_depth
 from retrain.data_collection.store.drainer import Drainer
 from retrain.data_collection.store.samples import SampleStore
@@ -198,6 +198,69 @@ def test_a_forgotten_camera_loses_its_samples_and_its_name_and_other_cameras_not
     }
 
 
+@pytest.mark.parametrize(("ahead_s", "outcome"), [(CLOCK_SKEW_S, "forgotten"), (CLOCK_SKEW_S + 1, "stored")])
+def test_what_a_camera_handed_over_is_forgotten_although_the_clock_of_its_host_is_ahead(
+    service, eraser, state, ahead_s, outcome
+):
+    host = service(clock=lambda: NOW + ahead_s)
+    host.collect(image=png_bytes(1), confidence=0.5, metadata={"camera_id": "gate"})
+
+    report = forget(eraser, Scope(cameras=("gate",)), now=NOW)
+    host.flush()
+
+    assert [draw.outcome for draw in drawn(state)] == [outcome]
+    assert report.refused_until == NOW + CLOCK_SKEW_S
+
+
+def test_a_camera_whose_name_was_too_long_for_the_index_is_forgotten_by_its_whole_name(
+    collect, eraser, state
+):
+    name = "rtsp-gate/" + "x" * 250
+    collect(1, camera=name[:200])
+
+    forget(eraser, Scope(cameras=(name,)), now=NOW)
+
+    assert stored(state) == {}
+    assert {draw.camera for draw in drawn(state)} == {"forgotten"}
+
+
+def test_while_others_have_the_database_open_nothing_of_a_deleted_row_is_left_beside_it(
+    collect, eraser, state, state_url, tmp_path
+):
+    [gone] = collect(1, note="a-secret-note")
+    with state.read() as connection:
+        picture = connection.execute(select(likenesses.c.picture)).scalar_one()
+    other = open_state(state_url)
+    with other.read() as connection:
+        connection.execute(select(samples.c.id)).all()
+    assert files_with(tmp_path, b"a-secret-note") != []
+
+    report = forget(eraser, Scope((gone,)), now=NOW, drainer=collect.service.drainer)
+
+    assert report.erased.left == ""
+    assert files_with(tmp_path, picture[-500:]) == files_with(tmp_path, b"a-secret-note") == []
+    other.close()
+
+
+def test_a_reader_that_keeps_the_log_from_being_emptied_is_said(
+    collect, eraser, state_url, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("retrain.data_collection.forgetting.database_log._WAIT_S", 0.1)
+    [gone] = collect(1, note="a-secret-note")
+    other = open_state(state_url)
+    with other.read() as connection:
+        connection.execute(select(samples.c.id)).all()
+
+        report = forget(eraser, Scope((gone,)), now=NOW, drainer=collect.service.drainer)
+
+        assert "state.sqlite-wal may still hold the deleted rows" in report.erased.left
+        assert files_with(tmp_path, b"a-secret-note") == [tmp_path / "state.sqlite-wal"]
+    again = forget(eraser, Scope((gone,)), now=NOW)
+    assert again.erased.left == ""
+    assert files_with(tmp_path, b"a-secret-note") == []
+    other.close()
+
+
 def test_a_picture_that_two_cameras_sent_is_forgotten_with_either(collect, eraser, state):
     collect(1, camera="yard")
     collect(1, 2, camera="gate")
@@ -267,7 +330,7 @@ def test_what_a_camera_hands_over_after_it_was_forgotten_is_collected_again(serv
     collecting.collect(image=png_bytes(1), confidence=0.5, metadata=gate)
     forget(eraser, Scope(cameras=("gate",)), now=NOW)  # its spool is on another machine
 
-    clock[0] = NOW + 1
+    clock[0] = NOW + CLOCK_SKEW_S + 1
     collecting.collect(image=png_bytes(2), confidence=0.5, metadata=gate)
     collecting.flush()
 

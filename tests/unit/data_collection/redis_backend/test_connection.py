@@ -23,8 +23,12 @@ def test_the_server_is_named_without_its_login(url, place):
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("http://user:secret@host", "must begin with redis://, rediss:// or unix://, got 'http'"),
-        ("secret", "must begin with redis://, rediss:// or unix://, got ''"),
+        ("nonsense", "must begin with redis://, rediss:// or unix://, got 'nonsense'"),
+        ("localhost:6379", "got 'localhost:6379'"),
+        ("http://user:secret@host", r"got 'http://\*\*\*@host'"),
+        ("user:se//secret@secret@host:1", r"got '\*\*\*@host:1'"),
+        ("http://host?password=secret", "got 'http://host'"),
+        ("http:secret?secret@host", r"got '\*\*\*@host'"),
         ("redis://user:secret/word@host:1", "redis_url cannot be read"),
         ("redis://user:secret@host:port", "redis_url cannot be read"),
         ("redis://user:secret@host:1/samples", "must be a number, got 'samples'"),

@@ -172,6 +172,31 @@ def test_an_image_that_changed_is_offered_again(frames, progress, png):
     assert names(open_source(str(frames)), progress) == ["b.png"]
 
 
+def test_a_source_that_is_offered_again_leaves_the_others_done(frames, tmp_path, png, progress):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "o.png").write_bytes(png(1))
+    for folder in (frames, other):
+        list(open_source(str(folder)).frames(progress))
+
+    again = open_source(str(frames))
+    again.offer_again(progress)
+
+    assert names(again, progress) == ["a.PNG", "b.png", "c.png"]
+    assert list(open_source(str(other)).frames(progress)) == [DoneBefore(1)]
+
+
+def test_paths_on_standard_input_are_offered_again_as_they_come(frames, progress):
+    lines = [f"{frames}/b.png\n"]
+    list(open_source(str(frames)).frames(progress))
+
+    again = open_source("-", stdin=iter(lines))
+    again.offer_again(progress)
+
+    assert names(again, progress) == ["b.png"]
+    assert list(open_source(str(frames / "a.PNG")).frames(progress)) == [DoneBefore(1)]
+
+
 def test_a_name_that_is_no_text_is_offered_and_can_be_shown(tmp_path, png, progress):
     folder = os.fsencode(tmp_path) + b"/cam-\xff"
     os.mkdir(folder)  # noqa: PTH102 - the name is no text

@@ -42,7 +42,7 @@ def test_a_file_is_the_same_by_whatever_path_it_is_named(tmp_path, file, monkeyp
         assert progress.offered(FileIdentity.of("./frame.png")).finished
 
 
-def test_passes_know_nothing_of_each_other_and_one_can_be_forgotten(tmp_path, file):
+def test_passes_know_nothing_of_each_other_and_files_of_one_can_be_forgotten(tmp_path, file, monkeypatch):
     identity = FileIdentity.of(str(file))
     with (
         Progress(tmp_path / "p.sqlite", "one") as one,
@@ -52,10 +52,29 @@ def test_passes_know_nothing_of_each_other_and_one_can_be_forgotten(tmp_path, fi
         assert other.offered(identity) == NOTHING
         other.note(identity, 1, finished=True)
 
-        one.forget()
+        kept = FileIdentity(f"{file}.kept", 1, 1)
+        one.note(kept, 1, finished=True)
+        monkeypatch.chdir(tmp_path)
+
+        one.forget(["frame.png", "never offered"])
 
         assert one.offered(identity) == NOTHING
+        assert one.offered(kept).finished
         assert other.offered(identity).finished
+
+
+def test_a_list_that_breaks_off_forgets_nothing(tmp_path, file):
+    def paths():
+        yield str(file)
+        raise BadInput("the list ends here")
+
+    with Progress(tmp_path / "p.sqlite", "pass") as progress:
+        progress.note(FileIdentity.of(str(file)), 1, finished=True)
+
+        with pytest.raises(BadInput, match="ends here"):
+            progress.forget(paths())
+
+        assert progress.offered(FileIdentity.of(str(file))).finished
 
 
 def test_names_that_are_no_text_are_remembered_and_can_be_shown(tmp_path):

@@ -99,6 +99,29 @@ def test_a_video_that_ends_early_gives_what_it_has_and_is_said_to_be_short(tmp_p
     assert f"ended after {len(found)} of 40 frames" in caplog.text
 
 
+def test_a_read_that_fails_in_the_middle_does_not_make_a_video_finished(
+    tmp_path, progress, monkeypatch, caplog
+):
+    from retrain.data_collection.sources import video
+
+    path, reads, read = write_video(tmp_path / "v.avi", 30), [], video._read
+
+    def fail_once(capture):
+        reads.append(capture)
+        return None if len(reads) == 11 else read(capture)
+
+    monkeypatch.setattr(video, "_read", fail_once)
+
+    first = list(items(path, progress))
+    done, *rest = items(path, progress)
+
+    assert numbers(first) == list(range(10))
+    assert "ended after 10 of 30 frames; the next run goes on from there" in caplog.text
+    assert done == DoneBefore(10)
+    assert [brightness(frame) for frame in rest] == list(range(10, 30))
+    assert list(items(path, progress)) == [DoneBefore(30)]
+
+
 def test_a_percent_sign_in_the_name_is_no_pattern(tmp_path, progress):
     path = write_video(tmp_path / "v.avi", 3).rename(tmp_path / "lot_%02d.avi")
 

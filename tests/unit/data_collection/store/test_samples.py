@@ -152,7 +152,6 @@ def test_only_what_is_there_is_known(store):
 
     stored, other = (SampleKey("m", content_digest(png_bytes(number))) for number in (1, 2))
     assert store.known([stored, other, SampleKey("other", stored.id)]) == {stored}
-    assert store.known_draws(["draw 1", "draw 2"]) == {"draw 1"}
 
 
 @pytest.mark.parametrize("error", [StorageFull("disk is full"), Unavailable("no answer")])

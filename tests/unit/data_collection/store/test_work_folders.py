@@ -57,3 +57,27 @@ def test_many_can_work_while_others_tidy_up(tmp_path):
 
     assert errors == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_a_killed_process_is_removed_although_a_child_of_it_lives(tmp_path):
+    read, write = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        with work_folder(tmp_path):
+            if os.fork() == 0:
+                os.write(write, b"%d" % os.getpid())
+                signal.pause()
+            signal.pause()
+    child = int(os.read(read, 20))
+    try:
+        os.kill(parent, signal.SIGKILL)
+        os.waitpid(parent, 0)
+        assert len(list(tmp_path.iterdir())) == 1
+
+        remove_left_folders(tmp_path)
+
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.close(read)
+        os.close(write)

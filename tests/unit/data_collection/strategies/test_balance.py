@@ -55,7 +55,8 @@ def test_counts_from_the_index_go_on_as_if_nothing_had_stopped(before, after):
     for classes in [*before, *after]:
         unbroken.kept(showing(*classes))
 
-    restored = ClassCounts(len(before), {c: sum(c in classes for classes in before) for c in range(5)})
+    restored = ClassCounts()
+    restored.go_on_from(len(before), {c: sum(c in classes for classes in before) for c in range(5)})
     for classes in after:
         restored.kept(showing(*classes))
 
@@ -63,7 +64,8 @@ def test_counts_from_the_index_go_on_as_if_nothing_had_stopped(before, after):
 
 
 def test_threads_lose_no_count_and_never_see_half_of_one(eager_threads):
-    counts, frame, done = ClassCounts(1, {RARE: 1}), showing(RARE), threading.Event()
+    counts, frame, done = ClassCounts(), showing(RARE), threading.Event()
+    counts.go_on_from(1, {RARE: 1})
 
     def write():
         for _ in range(2000):
@@ -89,11 +91,12 @@ def test_threads_lose_no_count_and_never_see_half_of_one(eager_threads):
 @pytest.mark.parametrize("count", [11, -1])
 def test_counts_that_cannot_be_are_refused(count):
     with pytest.raises(BadInput, match=f"Class 3 cannot be in {count} of 10 kept frames"):
-        ClassCounts(10, {RARE: count})
+        ClassCounts().go_on_from(10, {RARE: count})
 
 
 def test_a_class_below_its_target_is_wanted_until_it_is_there():
-    counts = ClassCounts(9, {RARE: 1})
+    counts = ClassCounts()
+    counts.go_on_from(9, {RARE: 1})
     strategy = rare_class(targets={RARE: 0.2}, counts=counts, sample_rate=0.1)
 
     below = strategy(showing(1, RARE))

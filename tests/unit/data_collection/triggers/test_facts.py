@@ -1,6 +1,7 @@
 import pytest
 from sqlalchemy import delete
 
+from retrain.cycle import abandon_cycle
 from retrain.data_collection.triggers.crossings import decide, record_crossing
 from retrain.data_collection.triggers.facts import read_facts
 from retrain.data_collection.triggers.policy import TriggerFacts, TriggerPolicy, Waiting
@@ -110,6 +111,17 @@ def test_times_and_the_unanswered_crossing_are_those_of_the_model(state):
     )
 
 
+def test_what_was_counted_is_told_from_what_is_new_whatever_the_clocks_say(state):
+    store_many(state, 1, at=10.0, classes=(0,))
+    store_many(state, 1, first=1, at=1e12, classes=(0,))
+    record_crossing(state, "m", 2, now=20.0)
+    store_many(state, 3, first=2, at=5.0, classes=(0,))
+
+    waiting = facts(state, TriggerPolicy(9, class_thresholds={"dent": 9})).waiting
+
+    assert waiting["samples"] == waiting["camera east"] == waiting["class dent"] == Waiting(counted=2, new=3)
+
+
 def test_a_cycle_started_by_hand_starts_the_cool_down_too(state):
     answer(state, "m-manual-1", at=40.0)
     store_many(state, 1)
@@ -128,10 +140,12 @@ def test_a_class_threshold_for_an_unknown_class_is_refused(state):
 
 
 def abandoned_after_ten(state, policy):
-    """Ten samples crossed, and the cycle was abandoned before it selected any."""
+    """Ten samples crossed, and the cycle that had selected them was abandoned before its dataset version."""
     store_many(state, 10)
     crossing = record_crossing(state, "m", policy, now=20.0)
-    answer(state, crossing.id, status="abandoned", at=30.0)
+    start_cycle(state, crossing.id)
+    select_waiting(state, crossing.id)
+    abandon_cycle(state, f"cycle-{crossing.id}", now=30.0)
     return crossing
 
 
@@ -187,7 +201,7 @@ def test_a_cycle_that_was_cancelled_while_it_ran_stays_unanswered_whatever_arriv
     assert record_crossing(state, "m", policy, now=200.0) is None
 
 
-def test_a_cycle_that_selected_and_was_then_abandoned_leaves_nothing_to_hold_back(state):
+def test_a_cycle_abandoned_after_its_dataset_version_leaves_nothing_to_hold_back(state):
     policy = TriggerPolicy(10, rearm_fraction=0.0)
     store_many(state, 10)
     crossing = record_crossing(state, "m", policy, now=20.0)

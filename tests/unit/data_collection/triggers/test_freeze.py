@@ -113,6 +113,28 @@ def test_a_dated_freeze_holds_once_and_its_local_times_may_bring_an_offset():
         assert calendar.until(at("2027-01-01T23:00+00:00")) is None
 
 
+def test_a_dated_boundary_that_happens_twice_or_never_makes_the_freeze_the_longer_one():
+    # On 2026-10-25 in Berlin, 02:30 is at 00:30 UTC and again at 01:30 UTC; on 2026-03-29 it is skipped.
+    ends = FreezeCalendar(("2026-10-24T00:00/2026-10-25T02:30",), "Europe/Berlin")
+    starts = FreezeCalendar(("2026-10-25T02:30/2026-10-25T05:00",), "Europe/Berlin")
+    skipped = FreezeCalendar(("2026-03-29T01:00/2026-03-29T02:30",), "Europe/Berlin")
+
+    assert ends.until(at("2026-10-25T00:45+00:00")) == at("2026-10-25T01:30+00:00")
+    assert starts.until(at("2026-10-25T00:30+00:00")) == at("2026-10-25T04:00+00:00")
+    assert starts.until(at("2026-10-25T00:29:59+00:00")) is None
+    assert skipped.until(at("2026-03-29T00:30+00:00")) == at("2026-03-29T01:30+00:00")
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "America/Los_Angeles"])
+def test_the_farthest_dates_allowed_can_be_asked_about_beside_weekly_windows(zone):
+    calendar = FreezeCalendar((WEEKEND, "1970-01-01/2999-12-31T23:59"), zone)
+
+    until = calendar.until(at("2026-11-24"))
+
+    assert until >= at("2999-12-31T23:59", zone)
+    assert calendar.local(until).startswith(("2999-12-31", "3000-01"))
+
+
 def test_freezes_that_touch_or_overlap_end_together():
     calendar = FreezeCalendar((WEEKEND, "Mon 06:00 - Mon 08:00", "2026-11-23T07:00/2026-11-27T20:00"))
 
@@ -173,6 +195,9 @@ def test_the_next_open_moment_is_open_and_nothing_before_it_is(windows, zone, mo
         (("2026-12-24",), "UTC", "cannot be read"),
         (("2026-12-24/2026-12-25/2026-12-26",), "UTC", "cannot be read"),
         (("2026-12-24/2026-12-24",), "UTC", "must end after it starts"),
+        (("2026-12-24/9999-12-31",), "UTC", "must lie in the years 1970 to 2999"),
+        (("0001-01-01/2026-12-24",), "Asia/Tokyo", "must lie in the years 1970 to 2999"),
+        (("2027-01-01/2026-12-24",), "UTC", "its start before its end"),
         (("Mon 00:00 - Fri 00:00", "Thu 12:00 - Mon 00:00"), "UTC", "cover the whole week"),
         ((), "Europe/Berln", "'Europe/Berln'. Did you mean 'Europe/Berlin'"),
         ((), "../etc/passwd", "Unknown time zone"),

@@ -1,10 +1,12 @@
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from retrain.cycle import abandon_cycle
 from retrain.data_collection.triggers.crossings import mark_emitted, record_crossing
 from retrain.data_collection.triggers.history import last_crossings, read_history
 from retrain.data_collection.triggers.policy import TriggerPolicy
@@ -35,7 +37,7 @@ EVERYTHING = frozenset(["samples"])
 
 def steady(count, *, crossings=(), cycles=(), every_s=10.0):
     """A sample each second, and a look every so often, until the last sample."""
-    stored = [PastSample(float(second), EVERYTHING) for second in range(count)]
+    stored = [PastSample(second + 1, float(second), EVERYTHING) for second in range(count)]
     looks = [every_s * number for number in range(int(count / every_s) + 1)]
     return History(stored, crossings, cycles, looks)
 
@@ -65,9 +67,9 @@ def test_a_cool_down_moves_what_follows():
 def test_a_cycle_that_never_ran_takes_as_long_as_recorded_ones_did():
     crossings = [PastCrossing("c-1", 50.0), PastCrossing("c-2", 200.0), PastCrossing("c-3", 300.0)]
     cycles = [
-        PastCycle("c-1", 54.0, 54.0, 70.0),
-        PastCycle("c-2", 206.0, 206.0, 240.0),
-        PastCycle("c-3", None, 0.0, None),
+        PastCycle("c-1", 54.0, 55, 70.0),
+        PastCycle("c-2", 206.0, 207, 240.0),
+        PastCycle("c-3", None, 0, None),
     ]
     history = steady(101, crossings=crossings, cycles=cycles)
 
@@ -81,7 +83,7 @@ def test_a_cycle_that_never_ran_takes_as_long_as_recorded_ones_did():
 
 def test_a_crossing_of_the_recorded_moment_gets_the_recorded_cycle():
     crossings = [PastCrossing("c-1", 30.0)]
-    history = steady(100, crossings=crossings, cycles=[PastCycle("c-1", 40.0, 38.0, 80.0)])
+    history = steady(100, crossings=crossings, cycles=[PastCycle("c-1", 40.0, 39, 80.0)])
 
     replayed = replay(history, TriggerPolicy(30))
 
@@ -97,7 +99,7 @@ def test_a_recorded_crossing_that_nobody_answered_ends_the_replay_as_it_ended_th
 
 
 def test_cycles_started_by_hand_happen_whatever_the_policy():
-    history = steady(100, cycles=[PastCycle("m-manual-1", 25.0, 25.0, 45.0)])
+    history = steady(100, cycles=[PastCycle("m-manual-1", 25.0, 26, 45.0)])
 
     assert times(replay(history, TriggerPolicy(30))) == [60.0, 90.0]
     assert times(replay(history, TriggerPolicy(30, cooldown_s=50.0))) == [100.0]
@@ -105,7 +107,7 @@ def test_cycles_started_by_hand_happen_whatever_the_policy():
 
 def test_what_lies_before_the_first_look_stays_as_it_was():
     crossings = [PastCrossing("c-1", 30.0)]
-    cycles = [PastCycle("c-1", 35.0, 35.0, 65.0)]
+    cycles = [PastCycle("c-1", 35.0, 36, 65.0)]
     history = replace(steady(100, crossings=crossings, cycles=cycles), looks=[60.0, 64.0, 66.0, 95.0])
 
     assert times(replay(history, TriggerPolicy(5))) == [66.0]
@@ -114,7 +116,7 @@ def test_what_lies_before_the_first_look_stays_as_it_was():
 
 def test_samples_a_replayed_crossing_counted_stay_counted_when_its_cycle_was_abandoned():
     crossings = [PastCrossing("c-1", 30.0)]
-    history = steady(100, crossings=crossings, cycles=[PastCycle("c-1", None, 0.0, 40.0)])
+    history = steady(100, crossings=crossings, cycles=[PastCycle("c-1", None, 0, 40.0)])
 
     # 15 of the 31 old ones count, so 15 new ones are wanted: those of seconds 31 to 45.
     assert times(replay(history, TriggerPolicy(30, rearm_fraction=0.5)))[:2] == [30.0, 50.0]
@@ -192,7 +194,7 @@ class Life:
 
     def abandon(self):
         if self.stage in {"started", "selected"}:
-            finish_cycle(self.state, self.crossings[-1].id, status="abandoned", at=self.now)
+            abandon_cycle(self.state, f"cycle-{self.crossings[-1].id}", now=self.now)
             self.stage = "answered"
 
     def by_hand(self):
@@ -237,9 +239,63 @@ def test_samples_come_in_the_order_of_storage_with_the_scopes_they_count_for(sta
     history = read_history(state, "m", CLASSES, None, 10.0, 5.0)
 
     assert history.samples == [
-        PastSample(3.0, frozenset({"samples", "camera west"})),
-        PastSample(9.0, frozenset({"samples", "camera east", "class scratch"})),
+        PastSample(2, 3.0, frozenset({"samples", "camera west"})),
+        PastSample(1, 9.0, frozenset({"samples", "camera east", "class scratch"})),
     ]
+
+
+def test_samples_of_a_cycle_abandoned_before_its_version_wait_again_in_a_replay(state):
+    policy = TriggerPolicy(10, rearm_fraction=0.5)
+    store_many(state, 10, at=0.0)
+    first = record_crossing(state, "m", policy, now=20.0)
+    start_cycle(state, first.id, at=21.0)
+    select_waiting(state, first.id, at=22.0)
+    store_many(state, 4, first=10, at=30.0)
+    # By hand, while the abandoned one still held its samples: it got only what came later.
+    answer(state, "m-manual-1", at=40.0)
+    abandon_cycle(state, f"cycle-{first.id}", now=50.0)
+    store_many(state, 5, first=14, at=60.0)
+    second = record_crossing(state, "m", policy, now=70.0)
+
+    history = read_history(state, "m", (), 0.0, 80.0, every_s=100.0)
+
+    assert (second.count, history.cycles[0]) == (
+        15,
+        PastCycle(first.id, 22.0, math.inf, 50.0, gave_back=True),
+    )
+    assert [(one.crossed_at, one.count) for one in replay(history, policy)] == [(20.0, 10), (70.0, 15)]
+
+
+YEARS = 10 * 365 * 86_400.0
+
+
+@pytest.mark.parametrize("wrong_by", [YEARS, -YEARS])
+def test_samples_stored_by_a_wrong_clock_replay_when_the_crossings_say_they_were_there(state, wrong_by):
+    policy = TriggerPolicy(10)
+    store_many(state, 9, at=1000.0)
+    store_many(state, 1, first=9, at=1010.0 + wrong_by)
+    first = record_crossing(state, "m", policy, now=1100.0)
+    answer(state, first.id, at=1200.0)
+    store_many(state, 1, first=10, at=1300.0 + wrong_by)
+    store_many(state, 9, first=11, at=1300.0)
+    second = record_crossing(state, "m", policy, now=1400.0)
+
+    history = read_history(state, "m", (), 1000.0, 1500.0, every_s=500.0)
+
+    assert [(one.crossed_at, one.count, one.recorded) for one in replay(history, policy)] == [
+        (1100.0, 10, first.id),
+        (1400.0, 10, second.id),
+    ]
+
+
+def test_a_sample_of_a_clock_that_is_ahead_was_stored_before_the_cycle_selected_it_and_before_now(state):
+    store_many(state, 1, at=YEARS)
+    answer(state, "m-manual-1", at=50.0)
+    store_many(state, 1, first=1, at=YEARS)
+
+    history = read_history(state, "m", (), 0.0, 100.0, every_s=10.0)
+
+    assert [one.stored_at for one in history.samples] == [50.0, 100.0]
 
 
 def test_a_cycle_killed_before_it_said_what_it_selected_is_taken_to_have_selected_when_it_began(state):
@@ -249,13 +305,13 @@ def test_a_cycle_killed_before_it_said_what_it_selected_is_taken_to_have_selecte
 
     history = read_history(state, "m", (), None, 30.0, 5.0)
 
-    assert history.cycles == [PastCycle("m-manual-1", 20.0, 12.0, None)]
+    assert history.cycles == [PastCycle("m-manual-1", 20.0, 3, None)]
 
 
 def test_a_cycle_that_claimed_nothing_selected_nothing(state):
     answer(state, "m-manual-1", at=20.0, status="nothing_to_do")
 
-    assert read_history(state, "m", (), 0.0, 30.0, 5.0).cycles == [PastCycle("m-manual-1", None, 0.0, 20.0)]
+    assert read_history(state, "m", (), 0.0, 30.0, 5.0).cycles == [PastCycle("m-manual-1", None, 0, 20.0)]
 
 
 def test_a_replay_cannot_start_in_the_future(state):

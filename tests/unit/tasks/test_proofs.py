@@ -1,0 +1,157 @@
+import pytest
+from sqlalchemy import insert, select, update
+
+from retrain.boxes import Annotations, Detections
+from retrain.config import RetrainConfig
+from retrain.cycle import abandon_cycle, open_cycle
+from retrain.data_collection.collector import DataCollectionService
+from retrain.data_collection.forgetting.eraser import Eraser
+from retrain.data_collection.forgetting.retention import RetentionPolicy, retain
+from retrain.data_collection.triggers.crossings import select_samples
+from retrain.dataset.materialise import materialise
+from retrain.storage.leases import LeaseManager
+from retrain.storage.schema import cycles, samples
+from tasks.proofs import prove_cycle
+from tasks.resources import Resources
+from tests.unit.data_collection.conftest import png_bytes
+from tests.unit.dataset.conftest import ImagesInMemory, build_item, build_version
+
+
+@pytest.fixture
+def resources(tmp_path):
+    config = {"model": {"name": "m"}, "data_collection": {"strategy": "all"}}
+    made = Resources(RetrainConfig.model_validate(config), tmp_path)
+    yield made
+    made.state.close()
+
+
+def collect(resources, *numbers, at):
+    with DataCollectionService(
+        resources.home,
+        "all",
+        blobs=resources.sample_blobs,
+        state=resources.state,
+        model="m",
+        clock=lambda: at,
+        background=False,
+        near_duplicates=None,
+    ) as service:
+        for number in numbers:
+            service.collect(image=png_bytes(number), prediction=Detections.of([[1, 1, 5, 5]], [0], [0.5]))
+        service.flush()
+
+
+def selected(resources, trigger, *, status=None):
+    """A cycle that recorded what it selected and labelled; with a status it has ended."""
+    with LeaseManager(resources.state).acquire("cycle-m", 30) as lease:
+        cycle = open_cycle(resources.state, "m", trigger, "c", lease)
+        ids = select_samples(resources.state, "m", cycle.id, limit=100)
+        cycle.stage("select", {}, lambda: {"sample_ids": ids})
+        for name in ids:
+            resources.annotations.save(
+                cycle.id, name, Annotations.empty(), source="auto", annotator="a", now=1.0
+            )
+        cycle.stage("annotate", {}, lambda: {"auto": ids, "human": [], "left_out": {}})
+        if status is not None:
+            cycle.finish(status, {})
+    return cycle.id
+
+
+def expire(resources, *, before, now):
+    eraser = Eraser(resources.state, resources.sample_blobs, resources.home / "cache")
+    return len(retain(eraser, RetentionPolicy(max_age_s=now - before), now).samples)
+
+
+def found(resources, cycle, *stages):
+    proofs = {proof.stage: proof for proof in prove_cycle(resources, cycle)}
+    return [(proofs[stage].holds, proofs[stage].said) for stage in stages]
+
+
+def test_a_picture_that_retention_deleted_and_that_came_again_breaks_neither_of_its_cycles(resources):
+    collect(resources, 1, 2, at=1000.0)
+    first = selected(resources, "m-samples-1", status="kept_champion")
+    assert expire(resources, before=1500.0, now=2000.0) == 2
+    collect(resources, 1, 3, at=3000.0)
+    second = selected(resources, "m-samples-2", status="kept_champion")
+
+    assert found(resources, first, "select", "annotate") == [
+        (True, "0 samples are claimed by this cycle alone; 2 were deleted on purpose since"),
+        (True, "0 labels of the model, 0 of people are stored; 0 left out"),
+    ]
+    assert found(resources, second, "select", "annotate") == [
+        (True, "2 samples are claimed by this cycle alone"),
+        (True, "2 labels of the model, 0 of people are stored; 0 left out"),
+    ]
+
+
+def test_a_sample_that_was_lost_is_still_missed(resources):
+    collect(resources, 1, 2, at=1000.0)
+    cycle = selected(resources, "m-samples-1", status="kept_champion")
+    with resources.state.write() as connection:
+        one = select(samples.c.id).limit(1).scalar_subquery()
+        connection.execute(update(samples).where(samples.c.id == one).values(cycle_id=None))
+
+    [(holds, said)] = found(resources, cycle, "select")
+
+    assert not holds
+    assert "the samples claimed" in said
+
+
+def test_an_abandoned_cycle_holds_when_its_samples_were_given_back_and_even_deleted_since(resources):
+    collect(resources, 1, 2, at=1000.0)
+    cycle = selected(resources, "m-samples-1")
+    abandon_cycle(resources.state, cycle, now=1100.0)
+
+    assert found(resources, cycle, "select", "annotate") == [
+        (True, "2 samples were claimed, and given back when the cycle was abandoned"),
+        (True, "2 labels of the model, 0 of people are stored; 0 left out"),
+    ]
+    assert expire(resources, before=1500.0, now=2000.0) == 2
+    assert [holds for holds, _ in found(resources, cycle, "select", "annotate")] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("status", "trigger", "missing"),
+    [
+        (
+            "promoted",
+            "m-samples-1",
+            "plan select annotate version layout train evaluate gate register promote",
+        ),
+        ("kept_champion", "m-samples-1", "plan select annotate version layout train evaluate gate"),
+        ("nothing_to_do", "m-samples-1", "plan select"),
+        ("promoted", "m-first", "layout train register serve"),
+        ("running", "m-samples-1", ""),
+        ("abandoned", "m-samples-1", ""),
+    ],
+)
+def test_stages_that_a_cycle_must_have_recorded_to_end_so_are_missed(resources, status, trigger, missing):
+    row = {"id": "cycle-x", "model": "m", "trigger_id": trigger, "config_hash": "c", "status": status}
+    with resources.state.write() as connection:
+        connection.execute(insert(cycles).values(**row, attempts=1, created_at=1.0))
+
+    proofs = prove_cycle(resources, "cycle-x")
+
+    assert [proof.stage for proof in proofs] == missing.split()
+    assert not any(proof.holds for proof in proofs)
+    assert all(status in proof.said for proof in proofs)
+
+
+def test_a_layout_that_lost_some_of_its_images_no_longer_holds(resources):
+    source = ImagesInMemory(range(6))
+    version = build_version([build_item(seed, split="val" if seed > 3 else "train") for seed in range(6)])
+    folders = {
+        split: materialise(version, source, split, resources.home / "cache").relative_to(resources.home)
+        for split in ("train", "val")
+    }
+    with LeaseManager(resources.state).acquire("cycle-m", 30) as lease:
+        cycle = open_cycle(resources.state, "m", "m-samples-1", "c", lease)
+        cycle.stage("layout", {}, lambda: {"train": [str(folders["train"])], "val": str(folders["val"])})
+
+    whole = found(resources, cycle.id, "layout")
+    next((resources.home / folders["train"] / "images").iterdir()).unlink()
+    [(holds, said)] = found(resources, cycle.id, "layout")
+
+    assert whole == [(True, "4 training images in 1 folders, 2 validation images")]
+    assert not holds
+    assert "no longer holds all images" in said
