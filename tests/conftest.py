@@ -1,6 +1,7 @@
 """Shared by all tests: no telemetry, no network, a home folder of their own, and no silent skips in CI."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -20,6 +21,10 @@ os.environ["RETRAIN_HOME"] = tempfile.mkdtemp(prefix="retrain-tests-")
 for name in [name for name in os.environ if name.startswith("RETRAIN_") and "__" in name]:
     del os.environ[name]
 prepare(Path(os.environ["RETRAIN_HOME"]))
+# Tests start dozens of Python processes. Where Python is told to keep no compiled modules, each of them would compile
+# all of Prefect and torch that it imports, which takes longer than what most of them do.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 @pytest.hookimpl(hookwrapper=True)

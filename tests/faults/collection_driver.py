@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 import time
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from retrain.data_collection.collector import DataCollectionService
 from retrain.data_collection.queue import SpoolLimits
 from retrain.data_collection.spool.reader import spool_depth
 from retrain.data_collection.store.drainer import Drainer
+from retrain.data_collection.store.packs import SamplePacks
 from retrain.data_collection.store.samples import SampleStore
 from retrain.errors import RetrainError
 from retrain.storage.blobs import LocalBlobs
@@ -118,6 +120,14 @@ def run(folder, kills, seed):
     return exits
 
 
+def images(state, folder, rows):
+    """Rows with what is stored as their image: each pack is opened once, since packs hold hundreds."""
+    reader = SamplePacks(state, LocalBlobs(folder / "blobs"), folder / "cache", "driver")
+    for pack, its_rows in groupby(sorted(rows, key=lambda row: row.pack), key=lambda row: row.pack):
+        ours = list(its_rows)
+        yield from zip(ours, reader.read(pack, [row.file_name for row in ours]), strict=True)
+
+
 def findings(folder):
     """After one undisturbed drain: what is there."""
     state, samples_ = store(folder)
@@ -133,13 +143,12 @@ def findings(folder):
         referenced = {row.pack for row in rows}
         recorded = dict(connection.execute(select(packs.c.id, packs.c.state)).all())
     stored = LocalBlobs(folder / "blobs")
-    readable = sum(content_digest(samples_.image(row)) == row.id for row in rows)
     return {
         "acknowledged": len(acknowledged),
         "acknowledged_twice": len(acknowledged) - len(set(acknowledged)),
         "lost": len(set(acknowledged) - {row.id for row in rows}),
         "stored": len(rows),
-        "readable": readable,
+        "readable": sum(content_digest(data) == row.id for row, data in images(state, folder, rows)),
         "draws": by_outcome,
         "torn": report.torn,
         "damaged": report.damaged,

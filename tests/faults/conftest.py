@@ -1,4 +1,4 @@
-"""A tiny world with a first champion, on a real Prefect server; each test gets a copy of its own."""
+"""A tiny world with a first champion, and one after a cycle, on a real Prefect server; each test gets a copy."""
 
 import json
 import os
@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +16,11 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.stack import Stack, free_port
 from retrain.config import RetrainConfig
+from retrain.data_collection.triggers.crossings import record_crossing
+from retrain.detector import Detector
+from retrain.serving.router import Router
 from tasks.resources import Resources
-from tests.small_world import make_world, small_config
+from tests.small_world import WAITING, make_world, small_config
 
 
 @dataclass(frozen=True)
@@ -83,20 +88,27 @@ def prefect_server():
             stack.down(say=lambda _: None)
 
 
+@contextmanager
+def living_in(home):
+    """The world there, in the environment of this process and of those it starts."""
+    before = os.environ["RETRAIN_HOME"]
+    os.environ["RETRAIN_HOME"] = str(home)
+    config = RetrainConfig.model_validate_json((home / "config.yaml").read_text(encoding="utf-8"))
+    try:
+        yield Resources(config, home)
+    finally:
+        os.environ["RETRAIN_HOME"] = before
+
+
 @pytest.fixture(scope="session")
-def first_world(prefect_server, tmp_path_factory):
+def first_home(prefect_server, tmp_path_factory):
     """Dataset v1.0.0, a champion trained on it, and forty waiting samples."""
-    home = tmp_path_factory.mktemp("world") / "home"
+    home = tmp_path_factory.mktemp("first") / "home"
     home.mkdir()
     config = RetrainConfig.model_validate(small_config())
     (home / "config.yaml").write_text(config.model_dump_json(), encoding="utf-8")
-    before = os.environ.get("RETRAIN_HOME")
-    os.environ["RETRAIN_HOME"] = str(home)
-    try:
-        resources = Resources(config, home)
-        make_world(resources)
-    finally:
-        os.environ["RETRAIN_HOME"] = str(before)
+    with living_in(home) as world:
+        make_world(world)
     return home
 
 
@@ -107,13 +119,26 @@ def driver(prefect_server, tmp_path_factory):
     parent.close()
 
 
+@pytest.fixture(scope="session")
+def finished_home(first_home, driver, tmp_path_factory):
+    """The first world after a cycle whose gate the driver forced open."""
+    home = shutil.copytree(first_home, tmp_path_factory.mktemp("finished") / "home")
+    with (
+        living_in(home) as world,
+        Router("squares", world.routes, world.releases, Detector.load, replica="r1", poll_s=0.2),
+    ):
+        ended = driver.run(record_crossing(world.state, "squares", WAITING, time.time()).id)
+    assert ended.returncode == 0, ended.output
+    return home
+
+
 @pytest.fixture
-def world(first_world, tmp_path):
-    """A copy of the first world, in the environment of this process and of those it starts."""
-    home = tmp_path / "home"
-    shutil.copytree(first_world, home)
-    before = os.environ["RETRAIN_HOME"]
-    os.environ["RETRAIN_HOME"] = str(home)
-    config = RetrainConfig.model_validate_json((home / "config.yaml").read_text(encoding="utf-8"))
-    yield Resources(config, home)
-    os.environ["RETRAIN_HOME"] = before
+def world(first_home, tmp_path):
+    with living_in(shutil.copytree(first_home, tmp_path / "home")) as world:
+        yield world
+
+
+@pytest.fixture
+def finished_world(finished_home, tmp_path):
+    with living_in(shutil.copytree(finished_home, tmp_path / "home")) as world:
+        yield world

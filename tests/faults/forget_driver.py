@@ -26,7 +26,7 @@ from retrain.storage.blobs import LocalBlobs
 from retrain.storage.digests import content_digest
 from retrain.storage.state import open_state
 from tests.unit.data_collection.conftest import png_bytes
-from tests.unit.data_collection.erasing import drawn, files_with, is_exact, stored
+from tests.unit.data_collection.erasing import drawn, is_exact, stored
 
 NOW = 1000.0
 STORED = {1: "gate", 2: "yard", 3: "gate", 4: "gate", 5: "gate", 6: "yard", 7: "yard"}
@@ -140,9 +140,10 @@ def findings(world, gone, kept):
     for name, sample in stored(world.state).items():
         if world.store.image(sample) != png_bytes(images[name]):
             wrong.append(f"picture {images[name]} is not readable")
-    wrong += [
-        f"{path} holds {number}" for number in gone for path in files_with(world.folder, png_bytes(number))
-    ]
+    files = {path: path.read_bytes() for path in world.folder.rglob("*") if path.is_file()}
+    for number in gone:
+        picture = png_bytes(number)
+        wrong += [f"{path} holds {number}" for path, data in files.items() if picture in data]
     if any((world.folder / "cache" / "work").iterdir()) or any((world.blobs.root / ".incoming").iterdir()):
         wrong.append("scratch is left")
     if len(drawn(world.state)) != len(STORED) + len(WAITING):
