@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="retrain",
-    help="Keeps production object detectors good: collect, label, version, retrain, evaluate, release, prove it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -36,6 +35,24 @@ app.add_typer(collect_app, name="collect")
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Configuration file; default: RETRAIN_CONFIG.")
 ]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"retrain {version('retrain')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Keeps production object detectors good: collect, label, version, retrain, evaluate, release, prove it."""
 
 
 @app.command()

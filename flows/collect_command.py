@@ -35,7 +35,7 @@ from tasks.resources import Resources
 
 logger = logging.getLogger(__name__)
 
-_WITHOUT_MODEL = {"random", "all", "no_detections"}
+_WITHOUT_MODEL = {"random", "all"}
 _FLUSH_S = 5.0
 _BLOCK_S = 120.0
 _PROGRESS = "collect-progress.sqlite"

@@ -1,12 +1,14 @@
 """The first model: trained from scratch on an existing dataset version, registered and routed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefect import flow
 
 from retrain.config import RetrainConfig
 from retrain.cycle import first_trigger
+from retrain.dataset.version import DatasetVersion
+from retrain.errors import BadInput, ConfigError
 from tasks.cycle import cycle_work, finish_cycle
 from tasks.dataset import lay_out
 from tasks.resources import build_resources
@@ -27,9 +29,14 @@ def first_champion_flow(version: str, config: RetrainConfig | None = None) -> Ma
     Args:
         version: an existing dataset version, such as v1.0.0.
         config: unset, the configuration of the process that runs the flow.
+
+    Raises:
+        ConfigError: the version has other classes than the model.
+        BadInput: it has nothing to train on or to choose the best epoch by.
     """
     resources = build_resources(config)
     stored = resources.datasets.get_version(version)
+    _check(stored, resources.config.model.classes)
     described = {"name": stored.name, "digest": stored.digest}
     with cycle_work(resources, first_trigger(resources.state, resources.model)) as work:
         if work.cycle.record.status != "running":
@@ -39,3 +46,17 @@ def first_champion_flow(version: str, config: RetrainConfig | None = None) -> Ma
         release = register_release(work, training, described, None)
         served = serve_first(work, release)
         return finish_cycle(work, "promoted", {"version": described, "release": release, "served": served})
+
+
+def _check(version: DatasetVersion, classes: Sequence[str]) -> None:
+    """Before anything is recorded, what would fail the cycle later."""
+    if version.classes != tuple(classes):
+        raise ConfigError(
+            f"{version.name} has the classes {', '.join(version.classes)}, and model.classes is {', '.join(classes)}. "
+            "Set model.classes to those of the dataset."
+        )
+    counts = version.images_by_split()
+    if missing := [split for split in ("train", "val", "test") if not counts.get(split)]:
+        raise BadInput(
+            f"{version.name} has no images in {' and '.join(missing)}; add recordings, each of which goes to one split."
+        )

@@ -265,7 +265,9 @@ def _already_applied(
 def _current(connection: Connection, model: str) -> RouteRecord:
     row = connection.execute(select(routes).where(routes.c.model == model)).one_or_none()
     if row is None:
-        raise NotFound(f"Model {model!r} has no route yet. Publish a first release and initialise the route.")
+        raise NotFound(
+            f"Model {model!r} has no champion yet. `retrain cycle first VERSION` makes one from a dataset version."
+        )
     return RouteRecord(
         row.model,
         row.epoch,

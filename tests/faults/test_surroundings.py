@@ -71,8 +71,6 @@ def lonely():
                 "PYTHONPATH": f"{folder / 'recorder'}{os.pathsep}{folder / 'checkout'}",
                 "ATTEMPTS": str(folder / "found/attempts"),
                 "OMP_NUM_THREADS": "2",
-                # Prefect gives its own server 20 s to start, and the stack starts beside it.
-                "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
             },
             capture_output=True,
             text=True,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from unittest import mock
 
@@ -387,3 +388,9 @@ def test_retention_warns_when_it_keeps_fewer_samples_than_a_cycle_needs(home, re
     assert done.returncode == 0, done.stderr
     assert "too few for the threshold of 100 samples." in done.stdout
     assert "samples deleted" in done.stdout
+
+
+def test_it_says_its_version(retrain, home):
+    shown = retrain("--version", home)
+
+    assert (shown.returncode, shown.stdout) == (0, f"retrain {version('retrain')}\n")

@@ -302,6 +302,7 @@ def test_the_storage_folder_is_not_collected_into_itself(collect, tmp_path, fram
     [
         ({"strategy": "uncertanty"}, ConfigError, "Did you mean 'uncertainty'"),
         ({"model": None}, ConfigError, "'uncertainty' looks at predictions, and 'm' has no champion: name a"),
+        ({"strategy": "no_detections", "model": None}, ConfigError, "'no_detections' looks at predictions"),
         ({"strategy": "shadow_disagreement"}, ConfigError, "needs the predictions of a second model"),
         ({"strategy": "combined"}, ConfigError, "needs weights"),
     ],
@@ -349,7 +350,7 @@ def test_a_model_is_found_by_folder_digest_or_as_champion(resources, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("nowhere", "is no folder"), ("champion", "has no route"), ("a" * 64, "No release aaaa")],
+    [("nowhere", "is no folder"), ("champion", "has no champion yet"), ("a" * 64, "No release aaaa")],
 )
 def test_a_model_that_is_none_is_one_clear_error(resources, name, said):
     with pytest.raises(NotFound, match=said):
