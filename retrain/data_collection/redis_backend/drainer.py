@@ -71,9 +71,12 @@ class StreamDrainer:
         with only_one(self.folder, wait=wait) as alone, ThreadPoolExecutor(READERS) as readers:
             if not alone:
                 return report
-            while (stop is None or not stop.is_set()) and (taken := self._stream.take(BATCH_RECORDS)):
-                # Each time: other drainers store meanwhile, and under load this one does not come to an end.
+            while stop is None or not stop.is_set():
+                # Each time: other drainers store meanwhile, and under load this one does not come to an end. Also when
+                # nothing waits: others may have taken over what a killed run of this one left half stored.
                 self._intake.begin()
+                if not (taken := self._stream.take(BATCH_RECORDS)):
+                    break
                 if taken.buried:
                     report.outcomes[DEAD] += taken.buried
                 self._keep_all(taken.entries, readers, report)

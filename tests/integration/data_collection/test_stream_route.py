@@ -18,6 +18,7 @@ from retrain.data_collection.redis_backend.forwarder import StreamForwarder
 from retrain.data_collection.redis_backend.records import StreamFull, StreamRecord
 from retrain.data_collection.redis_backend.stream import RedisStream
 from retrain.data_collection.spool.reader import spool_depth
+from retrain.data_collection.store.packs import SamplePacks
 from retrain.data_collection.store.samples import SampleStore
 from retrain.errors import Unavailable
 from retrain.storage.digests import content_digest
@@ -64,6 +65,17 @@ def test_what_is_sent_twice_is_stored_once(route, collecting, state, redis, name
     assert report.outcomes == {"stored": 3, "duplicate": 2}
     assert len(drawn(state)) == 5
     assert StreamCare(redis, name).depth().entries == 0
+
+
+def test_what_a_killed_drainer_left_half_stored_goes_with_its_next_pass_also_when_nothing_waits(
+    route, state, blobs, tmp_path
+):
+    killed = SamplePacks(state, blobs, tmp_path / "cache", "central")
+    killed.put({f"{content_digest(png(1))}.png": png(1)}, 1.0)
+
+    route.drainer.drain()
+
+    assert list(blobs.keys("packs/")) == []
 
 
 def test_what_is_sent_again_after_it_was_stored_is_stored_once(route, collecting, state, redis, name):
