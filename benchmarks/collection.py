@@ -36,8 +36,10 @@ from retrain.data_collection.duplicates.near_duplicates import NearDuplicateRule
 from retrain.data_collection.queue import DataCollectionQueue, SpoolLimits
 from retrain.data_collection.spool.offer import Offer, encode_offer
 from retrain.data_collection.store.drainer import Drainer
+from retrain.data_collection.store.intake import Intake
 from retrain.data_collection.store.samples import SampleStore
-from retrain.storage.blobs import LocalBlobs, S3Blobs
+from retrain.storage.local_blobs import LocalBlobs
+from retrain.storage.s3_blobs import S3Blobs
 from retrain.storage.state import open_state
 
 BCCD = Path(__file__).parents[2] / "shared" / "data" / "bccd" / "JPEGImages"
@@ -313,7 +315,8 @@ def drained(folder: Path, images: list[bytes], blobs: LocalBlobs | S3Blobs) -> d
     writer.close()
     state = open_state(f"sqlite:///{folder / 'index.sqlite'}")
     store = SampleStore(state, blobs, folder / "cache", "benchmark")
-    drainer = Drainer(folder / "spool", store, likeness=LikenessIndex(state, NearDuplicateRule()))
+    intake = Intake(store, likeness=LikenessIndex(state, NearDuplicateRule()))
+    drainer = Drainer(folder / "spool", intake)
     started, cpu = time.perf_counter(), time.process_time()
     report = drainer.drain()
     seconds = time.perf_counter() - started

@@ -28,7 +28,7 @@ from retrain.data_collection.sources.files import open_source
 from retrain.data_collection.sources.frame import DoneBefore, Item, Source, SourceFrame, Unusable
 from retrain.data_collection.sources.progress import Progress
 from retrain.data_collection.statistics.records import UNPREDICTED, draws_of_process
-from retrain.data_collection.strategies.rules import CollectionStrategy
+from retrain.data_collection.strategies.names import CollectionStrategy
 from retrain.errors import BadInput, ConfigError, NotFound, RetrainError, Unavailable
 from retrain.storage.digests import content_digest
 from tasks.resources import Resources

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from retrain.data_collection.strategies.names import CollectionStrategy
+
 
 def _no_switch(value: Any) -> Any:
     # Python counts True as 1. A strict float would refuse more: to YAML 1e-3, without a point, is a text.
@@ -164,20 +166,7 @@ class Retention(Section):
 
 
 class DataCollection(Section):
-    strategy: Literal[
-        "uncertainty",
-        "random",
-        "boundary",
-        "all",
-        "band",
-        "per_class",
-        "rare_class",
-        "no_detections",
-        "flip_disagreement",
-        "shadow_disagreement",
-        "track_gap",
-        "combined",
-    ] = "uncertainty"
+    strategy: CollectionStrategy = "uncertainty"
     confidence_threshold: Fraction = 0.7
     """`uncertainty` keeps frames whose confidence is below this."""
     sample_rate: Fraction = 0.1

@@ -17,7 +17,7 @@ from retrain.evaluation.comparator import Comparison as Compared
 from retrain.monitoring import report as page
 from retrain.monitoring.page import publish
 from retrain.simulation.traffic import FLEET
-from retrain.storage.blobs import LocalBlobs
+from retrain.storage.local_blobs import LocalBlobs
 from tasks.cycle_watch import CycleWatch, FlowRunFacts
 from tasks.demo_frames import DRAWN, DRIFT_WORDS, camera_looks, frame_pairs
 from tasks.demo_labels import label_facts

@@ -11,13 +11,15 @@ from retrain.data_collection.duplicates.likeness import LikenessIndex
 from retrain.data_collection.duplicates.near_duplicates import NearDuplicateRule
 from retrain.data_collection.queue import SpoolLimits
 from retrain.data_collection.quota import Quota, local_quota
+from retrain.data_collection.store.intake import Intake
 from retrain.data_collection.store.samples import SampleStore, owner_of
 from retrain.environment import prepare, writable
 from retrain.serving.release import ReleaseStore
 from retrain.serving.route import RouteStore
-from retrain.storage.blobs import BlobStore, open_blobs
+from retrain.storage.blobs import BlobStore
 from retrain.storage.journal import Journal
 from retrain.storage.leases import LeaseManager
+from retrain.storage.open_blobs import open_blobs
 from retrain.storage.state import StateStore, open_state
 from tasks.collection_rules import strategy_settings
 
@@ -108,10 +110,12 @@ class Resources:
         rule = self._near_duplicate_rule()
         return StreamDrainer(
             RedisStream(RedisConnection(collection.redis_url)),
-            SampleStore(self.state, self.sample_blobs, folder / "cache", owner=owner_of(folder)),
+            Intake(
+                SampleStore(self.state, self.sample_blobs, folder / "cache", owner=owner_of(folder)),
+                classes=self.config.model.classes,
+                likeness=LikenessIndex(self.state, rule, near.scope, near.capacity) if rule else None,
+            ),
             folder,
-            classes=self.config.model.classes,
-            likeness=LikenessIndex(self.state, rule, near.scope, near.capacity) if rule else None,
             flush_s=collection.flush_s,
         )
 

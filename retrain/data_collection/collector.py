@@ -8,10 +8,8 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import URL
 
 from retrain.data_collection.background import BackgroundDrainer, SpoolDrainer
@@ -20,6 +18,7 @@ from retrain.data_collection.duplicates.likeness import LikenessIndex, Scope
 from retrain.data_collection.duplicates.near_duplicates import NearDuplicateRule
 from retrain.data_collection.frame import Frame, FrameConfidence
 from retrain.data_collection.frame_reader import FrameReader
+from retrain.data_collection.hand_over import HandOver, Image
 from retrain.data_collection.metadata import (
     UNKNOWN_CAMERA,
     camera_of,
@@ -29,24 +28,20 @@ from retrain.data_collection.metadata import (
 )
 from retrain.data_collection.queue import DataCollectionQueue, SpoolLimits
 from retrain.data_collection.quota import Quota
-from retrain.data_collection.redaction import Redact, redacted
-from retrain.data_collection.spool.offer import (
-    ChannelOrder,
-    Offer,
-    decode_offer,
-    encode_offer,
-    image_bytes,
-    marked,
-    plain_prediction,
-)
+from retrain.data_collection.redaction import Redact
+from retrain.data_collection.spool.offer import ChannelOrder, Offer, plain_prediction
 from retrain.data_collection.statistics.counters import DROPPED_OLDEST, Counts, OutcomeCounters
 from retrain.data_collection.statistics.records import shown_classes
 from retrain.data_collection.store.drainer import Drainer
+from retrain.data_collection.store.intake import Intake
 from retrain.data_collection.store.samples import SampleStore, owner_of
 from retrain.data_collection.strategies.balance import ClassCounts
-from retrain.data_collection.strategies.rules import CollectionStrategy, make_strategy
+from retrain.data_collection.strategies.names import CollectionStrategy
+from retrain.data_collection.strategies.rules import make_strategy
 from retrain.errors import BadInput, ConfigError, StorageFull
-from retrain.storage.blobs import BlobStore, LocalBlobs, open_blobs
+from retrain.storage.blobs import BlobStore
+from retrain.storage.local_blobs import LocalBlobs
+from retrain.storage.open_blobs import open_blobs
 from retrain.storage.state import StateStore, open_state
 
 if TYPE_CHECKING:
@@ -60,9 +55,6 @@ TAKEN, REJECTED = "taken", "rejected"
 """Outcomes in the counters, beside the reasons of skipped frames and "dropped: …"."""
 _ON_ONE_NUMBER = {"uncertainty", "random", "boundary", "all"}
 _MOST_KINDS = 500
-_ORDERS = get_args(ChannelOrder)
-
-Image = bytes | NDArray[np.uint8]
 
 
 class Decision(NamedTuple):
@@ -159,10 +151,10 @@ class DataCollectionService:
         self._class_count = len(classes)
         self._reader = FrameReader(classes, confidence_rule, clock)
         self._on_error, self._clock = on_error, clock
-        self._redact = redact
         self._flip, self._seed = random.Random(seed).random, seed
         self._counters = OutcomeCounters()
         self._spool = DataCollectionQueue(folder / "spool", limits, on_dropped=self._dropped)
+        self._hand_over = HandOver(self._spool, self._reader, redact, checks=on_error == "raise").put
         self._decisions: dict[tuple[bool, str, float], Decision] = {}
         self._warned: set[str] = set()
         self._own_state: StateStore | None = None
@@ -190,9 +182,8 @@ class DataCollectionService:
             if near_duplicates is not None:
                 likeness = LikenessIndex(state, near_duplicates, likeness_scope, likeness_capacity)
             store = SampleStore(state, blobs, folder / "cache", owner=owner_of(self._spool.folder))
-            self.drainer = Drainer(
-                self._spool.folder, store, classes=classes, likeness=likeness, flush_s=flush_s, clock=clock
-            )
+            intake = Intake(store, classes=classes, likeness=likeness, clock=clock)
+            self.drainer = Drainer(self._spool.folder, intake, flush_s=flush_s)
         self._background = BackgroundDrainer(self.drainer, self._publish) if background else None
         _services.add(self)
 
@@ -323,29 +314,6 @@ class DataCollectionService:
                 raise
             return decision
 
-    def _hand_over(
-        self, offer: Offer, path: str | os.PathLike[str] | None, image: Image | None, order: ChannelOrder
-    ) -> None:
-        if (path is None) == (image is None):
-            raise BadInput("Give either image_path or image.")
-        if self._redact is not None:
-            source = path if path is not None else image
-            assert source is not None
-            _check_order(order)
-            image = redacted(self._redact, source, order, offer.prediction)
-            path, order = None, "RGB"
-        if self._on_error == "raise":
-            self._reader.check(decode_offer(encode_offer(offer)), path, image)
-        if path is not None:
-            offer.image = marked(path)
-            self._spool.append(encode_offer(offer), file=path, file_bytes=offer.image.bytes)
-        else:
-            assert image is not None
-            if type(image) is not bytes or not image:
-                _check_order(order)
-                image, offer.pixels = image_bytes(image, order)
-            self._spool.append(encode_offer(offer), image)
-
     def _decision(self, taken: bool, reason: str, probability: float) -> Decision:
         """Made once per kind: making one takes longer than finding it."""
         key = (taken, reason, probability)
@@ -405,11 +373,6 @@ def _forwarder(spool: Path, redis_url: str, flush_s: float) -> "StreamForwarder"
 
     stream = RedisStream(RedisConnection(redis_url))
     return StreamForwarder(spool, stream, flush_s=flush_s)
-
-
-def _check_order(order: str) -> None:
-    if order not in _ORDERS:
-        raise BadInput(f"The order of an image's channels is {' or '.join(_ORDERS)}, got {order!r}.")
 
 
 def _details(metadata: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -93,21 +93,39 @@ def open_state(url: str | URL) -> StateStore:
         url: `sqlite:///<path>` or `postgresql://user:password@host:port/database`.
 
     Raises:
-        ConfigError: the URL names no database that Retrain can use.
+        ConfigError: the URL names no database that Retrain can use, or one that another version of it made.
         Unavailable: the folder is not writable, or the server does not answer.
     """
     parsed = _parse(url)
     store = StateStore(_sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgres(parsed))
     try:
         with store.read() as connection:
-            complete = set(metadata.tables) <= set(inspect(connection).get_table_names())
-        if not complete:
+            found = _columns(connection)
+        _check_columns(found, store._place)
+        if not set(metadata.tables) <= found.keys():
             with store.write() as connection:
                 metadata.create_all(connection)
     except BaseException:
         store.close()
         raise
     return store
+
+
+def _columns(connection: Connection) -> dict[str, set[str]]:
+    """Of the tables that are there."""
+    found = inspect(connection).get_multi_columns()
+    return {table: {column["name"] for column in columns} for (_schema, table), columns in found.items()}
+
+
+def _check_columns(found: Mapping[str, set[str]], place: str) -> None:
+    for table in metadata.sorted_tables:
+        missing = sorted({column.name for column in table.c} - found.get(table.name, set(table.c.keys())))
+        if missing:
+            raise ConfigError(
+                f"The {place} was made by another version of Retrain: its table {table.name} has no "
+                f"{', '.join(missing)}. Nothing was changed; go on with that version, or name another state by "
+                "RETRAIN_HOME or storage.state_url."
+            )
 
 
 def _parse(url: str | URL) -> URL:

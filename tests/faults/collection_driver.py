@@ -21,11 +21,12 @@ from retrain.data_collection.collector import DataCollectionService
 from retrain.data_collection.queue import SpoolLimits
 from retrain.data_collection.spool.reader import spool_depth
 from retrain.data_collection.store.drainer import Drainer
+from retrain.data_collection.store.intake import Intake
 from retrain.data_collection.store.packs import SamplePacks
 from retrain.data_collection.store.samples import SampleStore
 from retrain.errors import RetrainError
-from retrain.storage.blobs import LocalBlobs
 from retrain.storage.digests import content_digest
+from retrain.storage.local_blobs import LocalBlobs
 from retrain.storage.schema import draws, packs, samples
 from retrain.storage.state import open_state
 
@@ -77,7 +78,7 @@ def produce(folder, child):
 
 def drain(folder):
     _, samples_ = store(folder)
-    drainer = Drainer(folder / "spool", samples_)
+    drainer = Drainer(folder / "spool", Intake(samples_))
     while True:
         try:
             drainer.drain()
@@ -131,7 +132,7 @@ def images(state, folder, rows):
 def findings(folder):
     """After one undisturbed drain: what is there."""
     state, samples_ = store(folder)
-    report = Drainer(folder / "spool", samples_).drain()
+    report = Drainer(folder / "spool", Intake(samples_)).drain()
     acknowledged = []
     for path in (folder / "acknowledged").iterdir():
         acknowledged += path.read_text().split("\n")[:-1]

@@ -22,8 +22,8 @@ from retrain.data_collection.forgetting.tombstones import CLOCK_SKEW_S
 from retrain.data_collection.spool.reader import spool_depth
 from retrain.data_collection.store.packs import SamplePacks
 from retrain.data_collection.store.samples import SampleStore
-from retrain.storage.blobs import LocalBlobs
 from retrain.storage.digests import content_digest
+from retrain.storage.local_blobs import LocalBlobs
 from retrain.storage.state import open_state
 from tests.unit.data_collection.conftest import png_bytes
 from tests.unit.data_collection.erasing import drawn, is_exact, stored

@@ -1,8 +1,6 @@
 """Collection over a real S3 server that fails in every way a server can, and over a disk that fills up."""
 
 import io
-import os
-import subprocess
 import threading
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,8 +16,8 @@ from retrain.data_collection.queue import SpoolLimits
 from retrain.data_collection.spool.reader import spool_depth
 from retrain.data_collection.store.samples import SampleStore
 from retrain.errors import RetrainError
-from retrain.storage.blobs import S3Blobs
 from retrain.storage.digests import content_digest
+from retrain.storage.s3_blobs import S3Blobs
 from retrain.storage.schema import packs, samples
 from retrain.storage.state import open_state
 
@@ -93,22 +91,6 @@ def unreliable(s3_server_rclone, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     yield proxy, s3_server_rclone.new_bucket()
     proxy.close()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of its own with room for 6 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.getuid() != 0:
-        pytest.skip("needs root to mount a tmpfs")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", folder], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"needs root to mount a tmpfs, and this one may not: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def stored(state):

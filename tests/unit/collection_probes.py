@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from unittest.mock import MagicMock
 
 import pytest
+from prefect.logging import disable_run_logger
 from sqlalchemy import select
 
 from retrain.boxes import Detections
@@ -179,13 +179,13 @@ def handed_on(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
 
 def kept(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
     """Which of two samples, one of them old, retention leaves."""
-    patch.setattr("tasks.retention.get_run_logger", MagicMock())
     with resources.collection_service(background=False) as service:
         for number, age in ((1, 0.0), (2, 10 * 86_400.0)):
             details = {"camera_id": "east", "captured_at": time.time() - age}
             service.collect(image=jpeg(picture(number)), confidence=0.1, metadata=details)
         service.flush()
-    return delete_expired.fn(resources)
+    with disable_run_logger():
+        return delete_expired.fn(resources)
 
 
 COLLECTION_CASES: dict[str, Case] = {

@@ -1,13 +1,11 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
 
 from retrain.config import RetrainConfig, load_config
-from retrain.data_collection.strategies.rules import CollectionStrategy
 from retrain.environment import home
 from retrain.errors import ConfigError
 
@@ -407,9 +405,3 @@ def test_a_password_stays_hidden_whatever_it_holds_and_also_in_errors(address):
 
     assert "host" in str(rows)
     assert "s3cr" not in str(rows) + str(caught.value)
-
-
-def test_the_configuration_knows_every_collection_strategy_and_no_other():
-    configured = get_args(RetrainConfig().data_collection.__class__.model_fields["strategy"].annotation)
-
-    assert set(configured) == set(get_args(CollectionStrategy))

@@ -32,7 +32,7 @@ from retrain.dataset.splitter import DatasetSplitter
 from retrain.errors import PostConditionFailed, RetrainError
 from retrain.evaluation.comparator import Comparison
 from retrain.serving.release import Lineage, read_release
-from retrain.storage.blobs import S3Blobs
+from retrain.storage.s3_blobs import S3Blobs
 from retrain.storage.schema import samples
 from retrain.training.request import TrainingRequest
 from tasks.annotation import annotate

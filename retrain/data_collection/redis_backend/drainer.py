@@ -1,12 +1,10 @@
 """Empties the stream in Redis into the sample store; runs on any number of hosts."""
 
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from retrain.data_collection.duplicates.likeness import LikenessIndex
 from retrain.data_collection.redis_backend.records import Entry
 from retrain.data_collection.redis_backend.stream import RedisStream
 from retrain.data_collection.spool.drain_pass import only_one
@@ -19,7 +17,7 @@ from retrain.data_collection.store.intake import (
     in_parallel,
     whole_image,
 )
-from retrain.data_collection.store.samples import Arrival, SampleStore
+from retrain.data_collection.store.samples import Arrival
 from retrain.errors import BadInput, PostConditionFailed, StorageFull, Unavailable
 from retrain.images import EncodedImage
 
@@ -32,25 +30,20 @@ class StreamDrainer:
     def __init__(
         self,
         stream: RedisStream,
-        store: SampleStore,
+        intake: Intake,
         folder: Path,
         *,
-        classes: Sequence[str] = (),
-        likeness: LikenessIndex | None = None,
         flush_s: float = 5.0,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         """Set up.
 
         Args:
-            store: its `owner` belongs to this folder alone, over all hosts.
-            classes: names in index order, for predictions of producers that were not told any.
-            likeness: leaves out pictures that repeat a stored one; None keeps them.
+            intake: into a store whose `owner` belongs to this folder alone, over all hosts.
             flush_s: how often whoever runs this in the background should call `drain`.
         """
         self.folder, self.flush_s = folder, flush_s
         self._stream = stream
-        self._intake = Intake(store, classes=classes, likeness=likeness, clock=clock)
+        self._intake = intake
 
     def drain(self, stop: threading.Event | None = None, *, wait: bool = False) -> DrainReport:
         """Store everything that waits in the stream now.

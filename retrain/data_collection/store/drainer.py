@@ -1,16 +1,13 @@
 """Empties a spool into the sample store: checks, hashes, packs and indexes what production handed over."""
 
 import threading
-import time
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from retrain.data_collection.duplicates.likeness import LikenessIndex
 from retrain.data_collection.spool.drain_pass import hand_on, only_one, spooled_image
 from retrain.data_collection.spool.reader import SpooledRecord
 from retrain.data_collection.store.intake import READERS, DrainReport, Intake, in_parallel, whole_image
-from retrain.data_collection.store.samples import Arrival, SampleStore
+from retrain.data_collection.store.samples import Arrival
 
 
 class Drainer:
@@ -19,22 +16,17 @@ class Drainer:
     def __init__(
         self,
         spool: Path,
-        store: SampleStore,
+        intake: Intake,
         *,
-        classes: Sequence[str] = (),
-        likeness: LikenessIndex | None = None,
         flush_s: float = 5.0,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         """Set up.
 
         Args:
-            classes: names in index order, for predictions of producers that were not told any.
-            likeness: leaves out pictures that repeat a stored one; None keeps them.
             flush_s: how often whoever runs this in the background should call `drain`.
         """
         self.spool, self.flush_s = spool, flush_s
-        self._intake = Intake(store, classes=classes, likeness=likeness, clock=clock)
+        self._intake = intake
 
     def drain(self, stop: threading.Event | None = None, *, wait: bool = False) -> DrainReport:
         """Store everything that is in the spool now, and remove the segments that are done.

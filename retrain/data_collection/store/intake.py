@@ -28,7 +28,7 @@ from retrain.data_collection.prediction import inside, read_prediction
 from retrain.data_collection.sample import DataSample, SampleKey
 from retrain.data_collection.spool.offer import Offer, decode_offer
 from retrain.data_collection.store.samples import Arrival, Draw, SampleStore
-from retrain.errors import BadInput, RetrainError
+from retrain.errors import BadInput
 from retrain.images import EncodedImage, read_image
 from retrain.storage.schema import draws
 
@@ -39,6 +39,9 @@ READERS = 2
 BATCH_RECORDS, BATCH_BYTES = 256, 64 * 2**20
 _Given = TypeVar("_Given")
 _Found = TypeVar("_Found")
+
+_REFUSALS = (DataError, IntegrityError, OverflowError, UnicodeError)
+"""What a frame's values may be refused with, each time anew. Anything else is no fault of a frame: it stays spooled."""
 
 
 @dataclass
@@ -123,10 +126,10 @@ class Intake:
         """
         try:
             self._add(arrivals, report)
-        except RetrainError:
-            raise
-        # Whatever a frame made the store stumble on, it would do so each time.
-        except Exception:
+        except _REFUSALS as error:
+            logger.warning(
+                "%d frames cannot be stored together, so each is tried alone.", len(arrivals), exc_info=error
+            )
             self._add_one_by_one(arrivals, report)
 
     def _add_one_by_one(self, arrivals: Sequence[Arrival], report: DrainReport) -> None:
@@ -135,9 +138,7 @@ class Intake:
         for arrival in arrivals:
             try:
                 self._add([arrival], report)
-            except RetrainError:
-                raise
-            except Exception as error:
+            except _REFUSALS as error:
                 failed.append((arrival, error))
         for arrival, reason in failed:
             # While nothing at all can be stored, it is no fault of theirs, unless the database says so of its values.

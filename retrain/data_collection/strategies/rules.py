@@ -5,24 +5,20 @@ probability with the frame. `uncertainty` and `boundary` can say nothing about a
 no box: it has no confidence, is not wanted, and the reason says so (see `miss_aware` for those). This module
 has the rules on that one number, `combined`, and the table of all.
 
-To add a strategy: a function with keyword settings that returns a `Strategy`, its name in `CollectionStrategy`
+To add a strategy: a function with keyword settings that returns a `Strategy`, its name in `names.py`
 and in `_BUILDERS`, and a test. Settings of one name mean the same everywhere.
 """
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from retrain.data_collection.checks import check_fraction, check_interval, check_known
 from retrain.data_collection.frame import (
     NO_BOXES,
-    SCORE_FLOOR,
     Frame,
-    FrameConfidence,
     Strategy,
     Wish,
-    checked_confidence,
-    frame_confidence,
 )
 from retrain.data_collection.strategies.balance import rare_class
 from retrain.data_collection.strategies.box_rules import band, per_class
@@ -34,36 +30,6 @@ from retrain.data_collection.strategies.miss_aware import (
 from retrain.data_collection.strategies.track_gap import TrackGap
 from retrain.errors import ConfigError
 
-__all__ = [
-    "NO_BOXES",
-    "SCORE_FLOOR",
-    "CollectionStrategy",
-    "FrameConfidence",
-    "Strategy",
-    "all_frames",
-    "boundary",
-    "checked_confidence",
-    "combined",
-    "frame_confidence",
-    "make_strategy",
-    "random",
-    "uncertainty",
-]
-
-CollectionStrategy = Literal[
-    "uncertainty",
-    "random",
-    "boundary",
-    "all",
-    "band",
-    "per_class",
-    "rare_class",
-    "no_detections",
-    "flip_disagreement",
-    "shadow_disagreement",
-    "track_gap",
-    "combined",
-]
 _NOTHING = Wish(0.0, NO_BOXES)
 
 

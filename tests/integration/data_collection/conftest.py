@@ -4,7 +4,7 @@ import pytest
 
 from retrain.data_collection.redis_backend.connection import RedisConnection
 from retrain.data_collection.redis_backend.stream import RedisStream
-from retrain.storage.blobs import LocalBlobs
+from retrain.storage.local_blobs import LocalBlobs
 from retrain.storage.state import open_state
 from tests.integration.data_collection.redis_world import DURABLE, redis_server, unused
 

@@ -25,6 +25,7 @@ from retrain.data_collection.redis_backend.forwarder import StreamForwarder
 from retrain.data_collection.redis_backend.stream import RedisStream
 from retrain.data_collection.sample import DataSample
 from retrain.data_collection.store.drainer import Drainer
+from retrain.data_collection.store.intake import Intake
 from retrain.data_collection.store.samples import SampleStore
 from retrain.storage.schema import draws, samples
 
@@ -148,7 +149,7 @@ class SpoolRoute:
 
     def __init__(self, folder, state, blobs, **options):
         self.store = SampleStore(state, blobs, folder / "cache", "one machine")
-        self._drainer = Drainer(folder / "spool", self.store, **options)
+        self._drainer = Drainer(folder / "spool", Intake(self.store, **options))
 
     def bring(self):
         """Everything spooled is stored when this returns; what became of it."""
@@ -162,7 +163,7 @@ class StreamRoute:
         self.stream = RedisStream(redis, name, min_idle_s=0.0)
         self.store = SampleStore(state, blobs, folder / "cache", "central")
         self.forwarder = StreamForwarder(folder / "spool", self.stream)
-        self.drainer = StreamDrainer(self.stream, self.store, folder / "central", **options)
+        self.drainer = StreamDrainer(self.stream, Intake(self.store, **options), folder / "central")
 
     def bring(self):
         sent = self.forwarder.drain(wait=True)

@@ -20,10 +20,11 @@ from retrain.data_collection.redis_backend.drainer import StreamDrainer
 from retrain.data_collection.redis_backend.forwarder import StreamForwarder
 from retrain.data_collection.redis_backend.stream import RedisStream
 from retrain.data_collection.spool.reader import spool_depth
+from retrain.data_collection.store.intake import Intake
 from retrain.data_collection.store.samples import SampleStore
 from retrain.errors import RetrainError
-from retrain.storage.blobs import LocalBlobs
 from retrain.storage.digests import content_digest
+from retrain.storage.local_blobs import LocalBlobs
 from retrain.storage.state import open_state
 from tests.integration.data_collection.redis_world import DURABLE, drawn, png, redis_server, stored
 
@@ -55,7 +56,7 @@ class World:
     def drainer(self, host):
         folder = self.folder / host
         store = SampleStore(self.state(), self.blobs(), folder / "cache", host)
-        return StreamDrainer(self.stream(), store, folder)
+        return StreamDrainer(self.stream(), Intake(store), folder)
 
     def produce(self, child):
         """Collect until killed; a frame is acknowledged only after `collect` returned."""

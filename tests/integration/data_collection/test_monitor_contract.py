@@ -12,7 +12,7 @@ from retrain.data_collection.monitor import DataCollectionMonitor
 from retrain.data_collection.statistics.prometheus import serve_metrics
 from retrain.data_collection.statistics.records import UNPREDICTED, draws_of_process
 from retrain.errors import Unavailable
-from retrain.storage.blobs import LocalBlobs
+from retrain.storage.local_blobs import LocalBlobs
 from retrain.storage.state import open_state
 from tests.unit.data_collection.conftest import one_box, png_bytes
 

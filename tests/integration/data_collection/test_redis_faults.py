@@ -19,6 +19,7 @@ from retrain.data_collection.redis_backend.forwarder import StreamForwarder
 from retrain.data_collection.redis_backend.records import StreamRecord
 from retrain.data_collection.redis_backend.stream import RedisStream
 from retrain.data_collection.spool.reader import spool_depth
+from retrain.data_collection.store.intake import Intake
 from retrain.data_collection.store.samples import SampleStore
 from retrain.errors import RetrainError, Unavailable
 from retrain.storage.digests import content_digest
@@ -113,7 +114,7 @@ def test_a_frozen_redis_holds_up_no_frame_and_everything_drains_afterwards(
     patiently(lambda: expect(background.standstill is None), AssertionError)
     background.close()
     store = SampleStore(state, blobs, tmp_path / "cache", "central")
-    report = StreamDrainer(stream, store, tmp_path / "central").drain()
+    report = StreamDrainer(stream, Intake(store), tmp_path / "central").drain()
     assert taken == [True] * 1000
     # Making the pictures takes most of it; had each call waited for Redis, it were 500 s.
     assert collected_in < 20
@@ -130,9 +131,10 @@ import os, signal, sys
 from pathlib import Path
 from retrain.data_collection.redis_backend.connection import RedisConnection
 from retrain.data_collection.redis_backend.stream import RedisStream
+from retrain.data_collection.store.intake import Intake
 from retrain.data_collection.store.samples import SampleStore
 from retrain.data_collection.redis_backend.drainer import StreamDrainer
-from retrain.storage.blobs import LocalBlobs
+from retrain.storage.local_blobs import LocalBlobs
 from retrain.storage.state import open_state
 
 url, name, folder, moment = sys.argv[1:]
@@ -149,7 +151,7 @@ class Store(SampleStore):
 
 state = open_state(f"sqlite:///{folder / 'state.sqlite'}")
 store = Store(state, LocalBlobs(folder / "blobs"), folder / "dying" / "cache", "dying")
-StreamDrainer(Dying(RedisConnection(url), name), store, folder / "dying").drain()
+StreamDrainer(Dying(RedisConnection(url), name), Intake(store), folder / "dying").drain()
 """
 
 
@@ -167,7 +169,7 @@ def test_another_drainer_takes_over_from_one_killed_before_it_was_done(
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     store = SampleStore(state, blobs, tmp_path / "cache", "central")
-    drainer = StreamDrainer(stream, store, tmp_path / "central")
+    drainer = StreamDrainer(stream, Intake(store), tmp_path / "central")
 
     time.sleep(0.3)
     drainer.drain()
@@ -195,11 +197,11 @@ def test_the_store_gone_during_an_outage_of_redis_loses_nothing_either(
 
     with pytest.raises(RetrainError, match="Redis"):
         failing = Failing(state, blobs, tmp_path / "cache", "central")
-        StreamDrainer(stream, failing, tmp_path / "central").drain()
+        StreamDrainer(stream, Intake(failing), tmp_path / "central").drain()
     own_server.start()
     time.sleep(0.3)
     store = SampleStore(state, blobs, tmp_path / "cache", "central")
 
-    report = StreamDrainer(stream, store, tmp_path / "central").drain()
+    report = StreamDrainer(stream, Intake(store), tmp_path / "central").drain()
 
     assert report.outcomes == {"stored": 10}

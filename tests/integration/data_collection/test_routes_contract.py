@@ -12,8 +12,8 @@ from retrain.data_collection.duplicates.likeness import LikenessIndex
 from retrain.data_collection.spool.format import HEADER, MAGIC
 from retrain.data_collection.spool.reader import spool_depth
 from retrain.errors import StorageFull, Unavailable
-from retrain.storage.blobs import LocalBlobs
 from retrain.storage.digests import content_digest
+from retrain.storage.local_blobs import LocalBlobs
 from tests.integration.data_collection.redis_world import (
     SpoolRoute,
     StreamRoute,

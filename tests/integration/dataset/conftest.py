@@ -1,8 +1,6 @@
 import io
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,22 +66,6 @@ def first_version_folder(tmp_path_factory, compiled_modules):
 def manager(first_version_folder, tmp_path):
     shutil.copytree(first_version_folder, tmp_path / "datasets", symlinks=True)
     return DatasetManager(tmp_path / "datasets")
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """An empty file system of 6 MB."""
-    if os.getuid() != 0 or sys.platform != "linux":
-        pytest.skip("needs root to mount a tmpfs")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", folder], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"needs root to mount a tmpfs: {mounted.stderr}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from retrain.errors import BadInput, NotFound, PostConditionFailed
-from retrain.storage.blobs import LocalBlobs, S3Blobs
+from retrain.storage.local_blobs import LocalBlobs
+from retrain.storage.s3_blobs import S3Blobs
 
 KEYS_PER_PAGE = 10
 MULTIPART = 20 * 2**20 + 17

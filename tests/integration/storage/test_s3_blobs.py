@@ -6,7 +6,8 @@ import threading
 import pytest
 
 from retrain.errors import NotFound, PostConditionFailed, Unavailable
-from retrain.storage.blobs import S3Blobs, open_blobs
+from retrain.storage.open_blobs import open_blobs
+from retrain.storage.s3_blobs import S3Blobs
 
 
 @pytest.fixture(params=["moto", "rclone"])
@@ -62,7 +63,7 @@ def test_an_upload_that_was_killed_is_aborted_after_a_day_and_no_other_prefix_is
 
     # This server says of every upload that it began in 2010.
     with monkeypatch.context() as patient:
-        patient.setattr("retrain.storage.blobs._DAY_S", 100 * 365 * 86_400)
+        patient.setattr("retrain.storage.s3_blobs.DAY_S", 100 * 365 * 86_400)
         blobs.remove_unfinished()
     assert sorted(waiting()) == ["others/a", "ours/a"]
 

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import func, insert, inspect, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from retrain.errors import BadInput, Unavailable
+from retrain.errors import BadInput, ConfigError, Unavailable
 from retrain.storage.schema import aliases, metadata
 from retrain.storage.state import open_state
 
@@ -215,3 +215,13 @@ def test_a_server_that_is_down_is_unavailable_and_the_password_is_not_printed():
         chain.append(cause)
     assert len(chain) > 1
     assert "hunter2" not in " ".join(map(str, chain))
+
+
+def test_a_state_of_another_version_is_refused_in_words_and_left_as_it_is(state, state_url):
+    with state.write() as connection:
+        connection.exec_driver_sql("ALTER TABLE cycles DROP COLUMN outcome")
+
+    with pytest.raises(
+        ConfigError, match=r"made by another version of Retrain: its table cycles has no outcome\. Nothing"
+    ):
+        open_state(state_url)

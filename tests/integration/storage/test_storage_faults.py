@@ -11,11 +11,12 @@ import uuid
 import pytest
 
 from retrain.errors import StorageFull, Unavailable
-from retrain.storage.blobs import LocalBlobs, S3Blobs
 from retrain.storage.journal import Journal
+from retrain.storage.local_blobs import LocalBlobs
+from retrain.storage.s3_blobs import S3Blobs
 from retrain.storage.state import open_state
 
-BIG = 2 * 2**20
+BIG = 8 * 2**20
 
 
 def files(folder):

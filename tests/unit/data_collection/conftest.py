@@ -6,7 +6,7 @@ from PIL import Image
 
 from retrain.boxes import Detections
 from retrain.data_collection.collector import DataCollectionService
-from retrain.storage.blobs import LocalBlobs
+from retrain.storage.local_blobs import LocalBlobs
 from retrain.storage.state import open_state
 
 

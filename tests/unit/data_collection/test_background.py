@@ -18,7 +18,7 @@ from retrain.data_collection.spool.reader import spool_depth
 from retrain.data_collection.statistics.counter_files import read_published
 from retrain.data_collection.statistics.counters import BINS, Counts
 from retrain.errors import StorageFull, Unavailable
-from retrain.storage.blobs import LocalBlobs
+from retrain.storage.local_blobs import LocalBlobs
 from retrain.storage.schema import samples
 from retrain.storage.state import open_state
 from tests.unit.data_collection.conftest import png_bytes

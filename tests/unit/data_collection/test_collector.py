@@ -21,8 +21,8 @@ from retrain.data_collection.sample import DataSample
 from retrain.data_collection.spool.reader import segments, spool_depth
 from retrain.data_collection.store.samples import SampleStore
 from retrain.errors import BadInput, ConfigError, StorageFull, Unavailable
-from retrain.storage.blobs import LocalBlobs
 from retrain.storage.digests import content_digest
+from retrain.storage.local_blobs import LocalBlobs
 from retrain.storage.schema import draws, samples
 from retrain.storage.state import open_state
 

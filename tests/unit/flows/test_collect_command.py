@@ -219,7 +219,7 @@ def test_a_frame_that_could_not_be_taken_stops_the_run_and_does_not_count_as_don
 def test_a_store_that_does_not_answer_leaves_frames_in_the_spool_and_says_how_to_go_on(
     collect, frames, monkeypatch, resources, tmp_path
 ):
-    from retrain.storage.blobs import LocalBlobs
+    from retrain.storage.local_blobs import LocalBlobs
 
     def refuse(*_):
         raise Unavailable("The store is gone.")

@@ -9,7 +9,7 @@ from flows.collect_status import monitor_of, show_status
 from retrain.data_collection.spool.reader import spool_depth
 from retrain.data_collection.statistics.counter_files import FOLDED
 from retrain.errors import Unavailable
-from retrain.storage.blobs import LocalBlobs
+from retrain.storage.local_blobs import LocalBlobs
 from tests.unit.data_collection.conftest import png_bytes
 
 

@@ -8,7 +8,7 @@ from retrain.errors import PostConditionFailed
 from retrain.monitoring import page
 from retrain.monitoring.page import publish, render_html
 from retrain.monitoring.report import LabelCounts, Link, LoopReport
-from retrain.storage.blobs import LocalBlobs
+from retrain.storage.local_blobs import LocalBlobs
 
 SECTIONS = [
     "summary", "scores", "incident", "frames", "cameras", "training",

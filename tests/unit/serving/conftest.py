@@ -6,7 +6,7 @@ import pytest
 from retrain.boxes import Detections
 from retrain.serving.release import Lineage, ReleaseStore
 from retrain.serving.route import RouteStore
-from retrain.storage.blobs import LocalBlobs
+from retrain.storage.local_blobs import LocalBlobs
 from retrain.storage.state import open_state
 
 LINEAGE = Lineage("v1.0.0", "d" * 64, "job-1", None, "demo")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from retrain.boxes import Detections
 from retrain.errors import BadInput, NotFound, PostConditionFailed, StorageFull
 from retrain.serving.release import ReleaseStore, read_release
-from retrain.storage.blobs import LocalBlobs
+from retrain.storage.local_blobs import LocalBlobs
 
 FILES = ["model.json", "release.json", "weights.safetensors"]
 

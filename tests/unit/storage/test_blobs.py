@@ -10,8 +10,10 @@ from contextlib import contextmanager
 import pytest
 
 from retrain.errors import BadInput, ConfigError, NotFound, PostConditionFailed, StorageFull, Unavailable
-from retrain.storage.blobs import LocalBlobs, S3Blobs, open_blobs
 from retrain.storage.files import whole_file
+from retrain.storage.local_blobs import LocalBlobs
+from retrain.storage.open_blobs import open_blobs
+from retrain.storage.s3_blobs import S3Blobs
 
 DAY_S = 86_400
 
@@ -74,7 +76,7 @@ def test_a_write_that_fails_keeps_the_old_bytes_and_no_rest(blobs, tmp_path, mon
     if failing == "sync":
         monkeypatch.setattr("retrain.storage.files.os.fsync", fail)
     else:
-        monkeypatch.setattr("retrain.storage.blobs.shutil.copyfileobj", fail)
+        monkeypatch.setattr("retrain.storage.local_blobs.shutil.copyfileobj", fail)
     with pytest.raises(StorageFull, match=str(blobs.root)):
         blobs.put_file("a", tmp_path / "source")
     monkeypatch.undo()
@@ -132,7 +134,7 @@ def test_a_killed_put_is_swept_by_the_next_process(blobs):
     writing = """
 import os, signal, sys
 from pathlib import Path
-from retrain.storage.blobs import LocalBlobs
+from retrain.storage.local_blobs import LocalBlobs
 blobs = LocalBlobs(Path(sys.argv[1]))
 with blobs._arriving(blobs.root / "a") as file:
     file.write(b"half")

@@ -6,8 +6,8 @@ from retrain.data_collection.duplicates.near_duplicates import NearDuplicateRule
 from retrain.data_collection.duplicates.perceptual_hash import perceptual_hash
 from retrain.data_collection.queue import SpoolLimits
 from retrain.errors import Unavailable
-from retrain.storage.blobs import LocalBlobs
 from retrain.storage.digests import content_digest
+from retrain.storage.local_blobs import LocalBlobs
 from retrain.storage.schema import draws, likenesses, samples
 from tests.unit.data_collection.pictures import changed, jpeg, mirrored, picture
 

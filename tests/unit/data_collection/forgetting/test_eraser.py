@@ -18,8 +18,8 @@ from retrain.data_collection.sample import DataSample, SampleKey
 from retrain.data_collection.store.packs import SamplePacks, pack_key
 from retrain.data_collection.store.samples import Arrival, Draw, SampleStore
 from retrain.errors import BadInput, LeaseLost, NotFound, PostConditionFailed, Unavailable
-from retrain.storage.blobs import LocalBlobs
 from retrain.storage.digests import content_digest
+from retrain.storage.local_blobs import LocalBlobs
 from tests.unit.data_collection.conftest import png_bytes
 from tests.unit.data_collection.erasing import drawn, files_with, is_exact, stored
 

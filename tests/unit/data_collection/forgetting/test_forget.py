@@ -11,10 +11,11 @@ from retrain.data_collection.forgetting.forget import Scope, affected, find_samp
 from retrain.data_collection.forgetting.tombstones import CLOCK_SKEW_S, deleted_on_purpose
 from retrain.data_collection.spool.reader import segments, spool_depth
 from retrain.data_collection.store.drainer import Drainer
+from retrain.data_collection.store.intake import Intake
 from retrain.data_collection.store.samples import SampleStore
 from retrain.errors import BadInput, Conflict, NotFound, Unavailable
-from retrain.storage.blobs import LocalBlobs
 from retrain.storage.digests import content_digest
+from retrain.storage.local_blobs import LocalBlobs
 from retrain.storage.schema import annotations, likenesses, samples, stages, tombstones
 from retrain.storage.state import open_state
 from tests.unit.data_collection.conftest import png_bytes
@@ -386,7 +387,7 @@ def test_a_copy_on_another_machine_is_not_read_any_more_and_goes_with_its_next_d
     assert files_with(tmp_path / "elsewhere", png_bytes(1)) != []
     with pytest.raises(NotFound):
         elsewhere.image(sample)
-    Drainer(tmp_path / "other-spool", elsewhere).drain()
+    Drainer(tmp_path / "other-spool", Intake(elsewhere)).drain()
     assert files_with(tmp_path / "elsewhere", png_bytes(1)) == []
 
 

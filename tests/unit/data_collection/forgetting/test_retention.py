@@ -9,8 +9,8 @@ from retrain.data_collection.forgetting.retention import RetentionPolicy, retain
 from retrain.data_collection.forgetting.tombstones import deleted_on_purpose
 from retrain.data_collection.store.samples import SampleStore
 from retrain.errors import ConfigError, Unavailable
-from retrain.storage.blobs import LocalBlobs
 from retrain.storage.digests import content_digest
+from retrain.storage.local_blobs import LocalBlobs
 from retrain.storage.schema import annotations, likenesses, samples
 from retrain.storage.state import open_state
 from tests.unit.data_collection.conftest import png_bytes

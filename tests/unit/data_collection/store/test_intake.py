@@ -9,10 +9,11 @@ from retrain.data_collection.queue import DataCollectionQueue
 from retrain.data_collection.spool.offer import Offer, encode_offer
 from retrain.data_collection.spool.reader import spool_depth
 from retrain.data_collection.store.drainer import Drainer
+from retrain.data_collection.store.intake import Intake
 from retrain.data_collection.store.samples import SampleStore
 from retrain.errors import Unavailable
-from retrain.storage.blobs import LocalBlobs
 from retrain.storage.digests import content_digest
+from retrain.storage.local_blobs import LocalBlobs
 from retrain.storage.schema import draws, samples
 from tests.unit.data_collection.pictures import jpeg, picture
 
@@ -152,7 +153,7 @@ def stumbling(state, blobs, tmp_path):
 @pytest.fixture
 def drainer(service, stumbling):
     """Of the spool of `service`, without comparing pictures."""
-    return Drainer(service().drainer.spool, stumbling, clock=lambda: 50.0)
+    return Drainer(service().drainer.spool, Intake(stumbling, clock=lambda: 50.0))
 
 
 VALUES = IntegrityError("INSERT", {}, Exception("NOT NULL constraint failed"))
@@ -174,6 +175,33 @@ def test_a_frame_that_the_store_stumbles_on_is_put_aside_with_the_reason_and_the
     assert aside.sample_id is None
     assert type(error).__name__ in aside.detail
     assert spool_depth(drainer.spool).records == 0
+
+
+def test_a_batch_that_is_taken_apart_is_said_with_what_went_wrong(service, drainer, stumbling, png, caplog):
+    stumbling.error, collecting = VALUES, service()
+    for image in (ORIGINAL, png(1)):
+        collecting.collect(image=image, confidence=0.5)
+
+    drainer.drain()
+
+    [said] = [record for record in caplog.records if "each is tried alone" in record.getMessage()]
+    assert said.exc_info[1] is VALUES
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files"), RuntimeError("a bug")])
+def test_what_is_no_fault_of_a_frame_loses_none_also_where_others_could_be_stored(
+    service, drainer, stumbling, state, png, error
+):
+    stumbling.error, collecting = error, service()
+    for image in (png(1), ORIGINAL):
+        collecting.collect(image=image, confidence=0.5)
+
+    with pytest.raises(type(error)):
+        drainer.drain()
+    stumbling.error = None
+
+    assert drainer.drain().outcomes == {"stored": 2}
+    assert {draw.outcome for draw in drawn(state)} == {"stored"}
 
 
 def test_a_frame_alone_whose_values_the_database_refuses_does_not_block_the_spool(

@@ -10,8 +10,8 @@ from retrain.data_collection.sample import DataSample, SampleKey
 from retrain.data_collection.store.packs import pack_key
 from retrain.data_collection.store.samples import Arrival, Draw, SampleStore
 from retrain.errors import BadInput, NotFound, StorageFull, Unavailable
-from retrain.storage.blobs import LocalBlobs
 from retrain.storage.digests import content_digest
+from retrain.storage.local_blobs import LocalBlobs
 from retrain.storage.schema import likenesses, packs, samples
 from tests.unit.data_collection.conftest import png_bytes
 from tests.unit.data_collection.erasing import drawn, is_exact, stored

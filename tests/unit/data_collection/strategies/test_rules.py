@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from retrain.data_collection.frame import Frame, Seen, Wish
 from retrain.data_collection.strategies.balance import ClassCounts
-from retrain.data_collection.strategies.rules import CollectionStrategy, combined, make_strategy
+from retrain.data_collection.strategies.names import CollectionStrategy
+from retrain.data_collection.strategies.rules import combined, make_strategy
 from retrain.errors import ConfigError
 
 scores = st.floats(0, 1)
