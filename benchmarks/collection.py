@@ -31,8 +31,8 @@ from rich.console import Console
 from rich.table import Table
 
 from retrain.data_collection.collector import DataCollectionService
-from retrain.data_collection.duplicates.likeness import LikenessIndex
-from retrain.data_collection.duplicates.near_duplicates import NearDuplicateRule
+from retrain.data_collection.likeness import LikenessIndex
+from retrain.duplicates.near_duplicates import NearDuplicateRule
 from retrain.data_collection.queue import DataCollectionQueue, SpoolLimits
 from retrain.data_collection.spool.offer import Offer, encode_offer
 from retrain.data_collection.store.drainer import Drainer

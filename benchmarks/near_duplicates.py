@@ -28,8 +28,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import norm
 
-from retrain.data_collection.duplicates.near_duplicates import NearDuplicateRule, NearDuplicates
-from retrain.data_collection.duplicates.perceptual_hash import (
+from retrain.duplicates.near_duplicates import NearDuplicateRule, NearDuplicates
+from retrain.duplicates.perceptual_hash import (
     ENTRY,
     PerceptualHash,
     first_same,

@@ -1,7 +1,7 @@
 """`retrain collect forget` and `retrain collect retain`: deletes collected samples and says what stays elsewhere."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from rich.console import Console
 from rich.text import Text
@@ -10,12 +10,12 @@ from retrain.data_collection.forgetting.eraser import Eraser
 from retrain.data_collection.forgetting.forget import ForgetReport, Scope, affected, find_samples
 from retrain.data_collection.forgetting.forget import forget as forget_samples
 from retrain.data_collection.forgetting.retention import RetentionPolicy, RetentionReport, retain
+from retrain.data_collection.forgetting.tombstones import forgotten_samples
 from retrain.data_collection.forgetting.unseen import check_seen
 from retrain.data_collection.spool.reader import spool_depth
 from retrain.data_collection.statistics.counter_files import read_published
 from retrain.errors import NotFound
 from retrain.storage.leases import Lease
-from tasks.forgotten_drafts import delete_uncommitted
 from tasks.resources import Resources
 from tasks.retention import DELETION, LEASE_S
 
@@ -53,7 +53,7 @@ def forget(
     found = find_samples(resources.state, scope)
     _say(console, f"{len(found)} stored samples {'would be' if dry_run else 'are'} forgotten")
     # Said first: should this be killed half-way, nobody could say it afterwards.
-    _show_affected(resources, console, sorted({*found, *samples}))
+    versions = _show_affected(resources, console, sorted({*found, *samples}))
     if dry_run:
         return
     with (
@@ -68,6 +68,8 @@ def forget(
         f"{report.erased.packs} packs replaced or deleted, {report.erased.bytes} bytes freed",
     )
     _show_drafts(resources, console)
+    if inherited := {image for images in versions.values() for image in images}:
+        resources.datasets.forget(inherited, reason or "retrain collect forget")
     _show_left(resources, console, scope, report)
 
 
@@ -125,7 +127,10 @@ def _check_seen(resources: Resources, console: Console, scope: Scope, *, dry_run
             ) from error
 
 
-def _show_affected(resources: Resources, console: Console, samples: Sequence[str]) -> None:
+def _show_affected(
+    resources: Resources, console: Console, samples: Sequence[str]
+) -> Mapping[str, Collection[str]]:
+    """Say which cycles and dataset versions know them; gives the versions."""
     known = affected(resources.state, samples, resources.datasets)
     for cycle, names in known.cycles.items():
         _say(console, f"{cycle} selected {_named(names)}")
@@ -134,14 +139,15 @@ def _show_affected(resources: Resources, console: Console, samples: Sequence[str
     if known.versions:
         _warn(
             console,
-            "Dataset versions never change and cannot forget yet: these copies stay, as do training folders made "
-            "of them, and models trained on them have learnt from these pictures.",
+            "Dataset versions never change: these copies stay, as do training folders made of them, and models "
+            "trained on them have learnt from these pictures. Future versions are made without them.",
         )
+    return known.versions
 
 
 def _show_drafts(resources: Resources, console: Console) -> None:
     """Delete the pictures from what was never committed, and say so."""
-    found = delete_uncommitted(resources)
+    found = resources.datasets.purge(forgotten_samples(resources.state))
     for draft, pictures in found.drafts.items():
         _say(
             console,

@@ -3,6 +3,7 @@
 RetrainError
 ├── ConfigError (ValueError)        a setting is unknown, missing or out of range
 ├── BadInput (ValueError)           a file, image, box or argument cannot be used
+│   └── Leakage                     a dataset version would have the same thing on both sides of a split
 ├── NotFound (LookupError)          the named thing does not exist
 ├── Conflict                        someone else changed it first; re-read and decide again
 │   ├── Active                      somebody else holds the lease; wait for it
@@ -23,6 +24,10 @@ class ConfigError(RetrainError, ValueError):
 
 class BadInput(RetrainError, ValueError):
     """A file, image, box or argument cannot be used."""
+
+
+class Leakage(BadInput):
+    """A dataset version would have the same thing on both sides of a split."""
 
 
 class NotFound(RetrainError, LookupError):

@@ -9,6 +9,7 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 
 from retrain.data_collection.triggers.crossings import cycle_samples
+from retrain.dataset.candidates import PackedImage
 from retrain.dataset.diff import DatasetDiff
 from retrain.dataset.materialise import materialise
 from retrain.dataset.version import DatasetItem, DatasetVersion
@@ -68,18 +69,23 @@ def build_version(work: CycleWork, plan: Mapping[str, Any]) -> Mapping[str, Any]
         draft = datasets.create_version(name, f"cycle {work.cycle.id}", parent=plan["parent_version"])
         report = datasets.add_images(
             draft,
-            [resources.samples.image(sample) for sample in samples],
+            [PackedImage(resources.samples.pack_file(sample), sample.file_name) for sample in samples],
             [labels[sample.id].annotations for sample in samples],
             groups=[sample.recording for sample in samples],
             sources=[labels[sample.id].source for sample in samples],
-            metadata=[{"camera": sample.camera, "cycle": work.cycle.id} for sample in samples],
+            metadata=[
+                {"camera": sample.camera, "captured_at": sample.captured_at, "cycle": work.cycle.id}
+                for sample in samples
+            ],
             on_error="skip",
         )
         left_out = {
-            sample.id: report.rejected[f"image {index}"]
-            for index, sample in enumerate(samples)
-            if f"image {index}" in report.rejected
+            sample.id: report.rejected[sample.file_name]
+            for sample in samples
+            if sample.file_name in report.rejected
         }
+        leaking = datasets.leave_out_leaks(draft) if len(left_out) < len(samples) else {}
+        left_out |= {image: f"would leak: {reason}" for image, reason in leaking.items()}
         for sample_id, reason in left_out.items():
             get_run_logger().warning("sample %s is left out of %s: %s", sample_id, name, reason)
         if len(left_out) == len(samples):
@@ -88,7 +94,7 @@ def build_version(work: CycleWork, plan: Mapping[str, Any]) -> Mapping[str, Any]
                 f"None of the cycle's {len(samples)} labelled samples can be added to {name}; "
                 f"the first, {first}, {why}."
             )
-        version = datasets.commit_version(name)
+        version = datasets.commit(name)
         difference = datasets.diff(plan["parent_version"], name)
         create_markdown_artifact(key="dataset-version", markdown=f"```\n{difference.to_text()}\n```")
         return {

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from retrain.annotation.review import AnnotationStore, Reviewer
 from retrain.config import RetrainConfig, load_config
 from retrain.data_collection.collector import DataCollectionService
-from retrain.data_collection.duplicates.likeness import LikenessIndex
-from retrain.data_collection.duplicates.near_duplicates import NearDuplicateRule
+from retrain.data_collection.likeness import LikenessIndex
+from retrain.duplicates.near_duplicates import NearDuplicateRule
 from retrain.data_collection.queue import SpoolLimits
 from retrain.data_collection.quota import Quota, local_quota
 from retrain.data_collection.store.intake import Intake

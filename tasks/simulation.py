@@ -36,7 +36,7 @@ def make_first_version(resources: Resources) -> Mapping[str, Any]:
         sources=["seed"] * len(frames),
         metadata=[{"camera": frame.camera} for frame in frames],
     )
-    version = datasets.commit_version("v1.0.0")
+    version = datasets.commit("v1.0.0")
     return {"name": version.name, "digest": version.digest, "images": len(version.items)}
 
 

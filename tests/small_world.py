@@ -55,7 +55,7 @@ def make_world(resources):
         sources=["seed"] * 48,
         metadata=[{}] * 48,
     )
-    resources.datasets.commit_version("v1.0.0")
+    resources.datasets.commit("v1.0.0")
     first_champion_flow("v1.0.0", resources.config)
     collect(resources, first=100)
 

@@ -14,8 +14,8 @@ from sqlalchemy import URL
 
 from retrain.data_collection.background import BackgroundDrainer, SpoolDrainer
 from retrain.data_collection.checks import check_fraction
-from retrain.data_collection.duplicates.likeness import LikenessIndex, Scope
-from retrain.data_collection.duplicates.near_duplicates import NearDuplicateRule
+from retrain.data_collection.likeness import LikenessIndex, Scope
+from retrain.duplicates.near_duplicates import NearDuplicateRule
 from retrain.data_collection.frame import Frame, FrameConfidence
 from retrain.data_collection.frame_reader import FrameReader
 from retrain.data_collection.hand_over import HandOver, Image

@@ -1,20 +1,21 @@
 """What adding an image to a draft means: new, known already, relabelled, or not acceptable."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from retrain.boxes import Annotations, iou_matrix
+from retrain.boxes import Annotations, FloatArray, iou_matrix
+from retrain.dataset.candidates import Candidate
 from retrain.dataset.drafts import Draft
-from retrain.dataset.splitter import DatasetSplitter
-from retrain.dataset.version import DatasetItem, DatasetVersion, LabelledObject, canonical_line
+from retrain.dataset.version import DatasetItem, LabelledObject, canonical_line
 from retrain.errors import BadInput
-from retrain.images import EncodedImage
 
 _SAME_OBJECT_IOU = 0.5
+_PAIRS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,26 @@ class AddReport:
 
 
 class Additions:
-    """Judges images one by one and collects the items they become."""
+    """Judges images one by one and collects the items they become.
+
+    Args:
+        known: images that are there, by digest.
+        forgotten: image → reason; those are never added again.
+        gold: images of the frozen gold test, whose labels never change.
+    """
 
     def __init__(
-        self, draft: Draft, parent: DatasetVersion | None, drafted: Mapping[str, DatasetItem], relabel: bool
+        self,
+        draft: Draft,
+        known: Mapping[str, DatasetItem],
+        relabel: bool,
+        forgotten: Mapping[str, str] | None = None,
+        gold: Collection[str] = (),
     ) -> None:
         self._draft, self._relabel = draft, relabel
-        self._known = {**(parent.by_image if parent else {}), **drafted}
-        self._splits = {item.group: item.split for item in self._known.values()}
-        self._splitter = DatasetSplitter(draft.splits, draft.salt)
+        self._forgotten, self._gold = forgotten or {}, gold
+        self._known = dict(known)
+        self._splits = {item.group: item.split for item in self._known.values() if item.split}
         self.items: dict[str, DatasetItem] = {}
         self.added: list[str] = []
         self.unchanged: list[str] = []
@@ -47,17 +59,23 @@ class Additions:
 
     def add(
         self,
-        image: EncodedImage,
+        image: Candidate,
         annotations: Annotations,
         group: str | None,
         source: str,
         metadata: Mapping[str, Any],
+        split: str | None = None,
     ) -> bool:
-        """Judge one image and return whether its bytes are new.
+        """Judge one image and return whether it is new, so that its bytes are needed.
+
+        Args:
+            split: where it must go; by default where its group is, or undecided until the commit.
 
         Raises:
             BadInput: why the image is not acceptable, without its name.
         """
+        if (reason := self._forgotten.get(image.digest)) is not None:
+            raise BadInput(f"was forgotten for good ({reason})")
         before = self._known.get(image.digest)
         item = DatasetItem(
             image=image.digest,
@@ -66,7 +84,7 @@ class Additions:
             width=image.width,
             height=image.height,
             objects=self._objects(image, annotations, before),
-            split=self._split(image.digest, group, before),
+            split=self._split(image.digest, group, split, before),
             group=before.group if before else group or image.digest,
             source=source,
             metadata=json.loads(canonical_line(metadata)),
@@ -74,29 +92,52 @@ class Additions:
         if before is None:
             self.added.append(image.digest)
         elif item.labels == before.labels:
-            item = before
             self.unchanged.append(image.digest)
             return False
-        elif not self._relabel:
-            raise BadInput("is there already with other labels; pass relabel=True to replace them")
         else:
+            self._require_relabelling(image.digest)
             self.relabelled.append(image.digest)
         self._known[item.image] = self.items[item.image] = item
-        self._splits[item.group] = item.split
+        if item.split:
+            self._splits.setdefault(item.group, item.split)
         return before is None
 
-    def _split(self, image: str, group: str | None, before: DatasetItem | None) -> str:
-        key = group or (before.group if before else image)
-        # A group keeps the split it has, also when the fractions were changed since.
-        split = self._splits.get(key) or self._splitter.split_of(key)
-        if before is not None and before.split != split:
+    def settled(self) -> dict[str, DatasetItem]:
+        """The items, with the split of those whose group turned out to have one."""
+        return {
+            image: item if item.split else msgspec.structs.replace(item, split=self._splits.get(item.group, ""))
+            for image, item in self.items.items()
+        }
+
+    def _require_relabelling(self, image: str) -> None:
+        if not self._relabel:
+            raise BadInput("is there already with other labels; pass relabel=True to replace them")
+        if image in self._gold:
             raise BadInput(
-                f"would leak: it is in {before.split} with group {before.group!r}, but group {key!r} is in {split}"
+                f"is in the frozen gold test of {self._draft.gold}, whose labels never change; to correct them, "
+                f"begin the draft with gold={self._draft.name!r}, which declares a new gold test"
             )
-        return split
+
+    def _split(self, image: str, group: str | None, wanted: str | None, before: DatasetItem | None) -> str:
+        if wanted is not None and wanted not in self._draft.splits:
+            raise BadInput(f"cannot go to split {wanted!r}; splits are {', '.join(self._draft.splits)}")
+        if before is None:
+            # A group keeps the split it has, also when the fractions were changed since.
+            return wanted or self._splits.get(group or image, "")
+        if wanted and before.split and wanted != before.split:
+            raise BadInput(f"is in {before.split} and cannot go to {wanted}: an image's split never changes")
+        elsewhere = self._splits.get(group or before.group, before.split)
+        if before.split and elsewhere != before.split:
+            raise BadInput(
+                f"would leak: it is in {before.split} with group {before.group!r}, but group {group!r} is in {elsewhere}"
+            )
+        if before.split and group:
+            # The rest of this recording belongs where its known picture is.
+            self._splits.setdefault(group, before.split)
+        return before.split or wanted or elsewhere
 
     def _objects(
-        self, image: EncodedImage, annotations: Annotations, before: DatasetItem | None
+        self, image: Candidate, annotations: Annotations, before: DatasetItem | None
     ) -> tuple[LabelledObject, ...]:
         count = len(self._draft.classes)
         if len(annotations) and (worst := int(annotations.classes.max())) >= count:
@@ -113,23 +154,38 @@ class Additions:
         return tuple(LabelledObject(name, index, (b[0], b[1], b[2], b[3])) for name, index, b in rows)
 
 
-def with_pack(item: DatasetItem, pack: str) -> DatasetItem:
-    """The item with its pack filled in, if it has none yet."""
-    return item if item.pack else replace(item, pack=pack)
+def in_packs(items: Mapping[str, DatasetItem], packs: Mapping[str, str]) -> dict[str, DatasetItem]:
+    """The items with the packs (image → pack) filled in."""
+    return {
+        image: msgspec.structs.replace(item, pack=packs[image]) if image in packs else item
+        for image, item in items.items()
+    }
 
 
 def _object_ids(annotations: Annotations, image: str, before: tuple[LabelledObject, ...]) -> list[str]:
     """An id for each box: that of the object it overlaps most in the previous labels, else a new one."""
     ids = [""] * len(annotations)
     if before and len(annotations):
-        overlap = iou_matrix(annotations.boxes, np.array([o.box for o in before]))
-        for flat in np.argsort(-overlap, axis=None, kind="stable"):
-            new, old = divmod(int(flat), len(before))
-            if overlap[new, old] >= _SAME_OBJECT_IOU and not ids[new] and before[old].id not in ids:
+        taken: set[int] = set()
+        for _, new, old in _overlapping(annotations.boxes, np.array([o.box for o in before])):
+            if not ids[new] and old not in taken:
                 ids[new] = before[old].id
+                taken.add(old)
     number = max((int(o.id.rpartition("-")[2]) for o in before), default=-1)
-    for index, taken in enumerate(ids):
-        if not taken:
+    for index, known in enumerate(ids):
+        if not known:
             number += 1
             ids[index] = f"{image[:12]}-{number}"
     return ids
+
+
+def _overlapping(new: FloatArray, old: FloatArray) -> list[tuple[float, int, int]]:
+    """(-IoU, new, old) of pairs that may be the same object, the most alike first."""
+    pairs: list[tuple[float, int, int]] = []
+    # In parts: all pairs of 10^5 boxes in one image would not fit in memory.
+    rows = max(1, _PAIRS_AT_ONCE // len(old))
+    for start in range(0, len(new), rows):
+        overlap = iou_matrix(new[start : start + rows], old)
+        alike = np.argwhere(overlap >= _SAME_OBJECT_IOU)
+        pairs += [(-float(overlap[a, b]), start + int(a), int(b)) for a, b in alike]
+    return sorted(pairs)

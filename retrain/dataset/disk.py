@@ -3,6 +3,7 @@
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,3 +63,16 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where that cannot be; does nothing when the target is there."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return
+    except OSError:
+        # Another file system, or one without hard links.
+        arriving = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        shutil.copyfile(source, arriving)
+        arriving.replace(target)

@@ -1,25 +1,35 @@
 """Versions in the making: kept on disk in a scratch folder that no reader sees, until they are committed."""
 
-import json
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
+import msgspec
+
 from retrain.dataset.disk import write_durably
-from retrain.dataset.version import DatasetItem, canonical_line
+from retrain.dataset.pictures import read_pictures, written_pictures
+from retrain.dataset.version import DatasetItem, Waiver
+from retrain.duplicates.perceptual_hash import PerceptualHash
 from retrain.errors import BadInput, Conflict, NotFound
-from retrain.images import EncodedImage
 
 # Also a valid Git tag and file name on every system.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]|\.(?!\.|lock$|$)){0,99}")
 
 
-@dataclass(frozen=True)
-class Draft:
-    """What `DatasetManager.create_version` returns; pass it, or its `id` or name, as `version_id`."""
+def _nonce() -> str:
+    return secrets.token_hex(4)
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """What `DatasetManager.create_version` returns; pass it, or its `id` or name, as `version_id`.
+
+    Attributes:
+        inherits: whether it starts from all images of the parent.
+        gold: the version whose test images are its frozen gold test; its own name if it declares a new one.
+        waivers: leaks that were accepted where its images come from.
+    """
 
     name: str
     description: str
@@ -28,29 +38,44 @@ class Draft:
     parent_digest: str | None
     splits: Mapping[str, float]
     salt: str
-    nonce: str = field(default_factory=lambda: secrets.token_hex(4))
+    gold: str = ""
+    inherits: bool = True
+    waivers: tuple[Waiver, ...] = ()
+    nonce: str = msgspec.field(default_factory=_nonce)
 
     @property
     def id(self) -> str:
         return f"{self.name}@{self.nonce}"
 
 
+class _Batch(msgspec.Struct, frozen=True):
+    """What one call changed in a draft."""
+
+    items: tuple[DatasetItem, ...]
+    left_out: tuple[str, ...] = ()
+
+
 class Drafts:
     """The drafts under one folder; the caller holds the repository's lock.
 
-    A draft that is begun again starts without images, but bytes already written are used again: a killed import
-    that is repeated writes each image once.
+    Each call that changes a draft adds one file to it, all of it or nothing. A draft that is begun again starts empty.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._read: dict[str, tuple[list[Path], dict[str, DatasetItem]]] = {}
+
+    def names(self) -> list[str]:
+        """Of all drafts, also of half discarded ones."""
+        return sorted(folder.name for folder in self._root.iterdir()) if self._root.is_dir() else []
 
     def begin(self, draft: Draft) -> None:
         """Store an empty draft, in place of an older one of that name."""
+        self.discard(draft.name)
         folder = self._folder(draft.name)
-        (folder / "images").mkdir(parents=True, exist_ok=True)
-        (folder / "items.jsonl").unlink(missing_ok=True)
-        write_durably(folder / "draft.json", canonical_line(asdict(draft)))
+        for name in ("batches", "packs"):
+            (folder / name).mkdir(parents=True)
+        write_durably(folder / "draft.json", msgspec.json.encode(draft))
 
     def read(self, version_id: str) -> Draft:
         """The stored draft.
@@ -61,12 +86,12 @@ class Drafts:
         """
         name, _, nonce = version_id.partition("@")
         try:
-            stored = json.loads((self._folder(name) / "draft.json").read_bytes())
+            stored = (self._folder(name) / "draft.json").read_bytes()
         except FileNotFoundError:
             raise NotFound(
                 f"No draft {name!r}; begin one with create_version. Committed versions never change."
             ) from None
-        draft = Draft(**{**stored, "classes": tuple(stored["classes"])})
+        draft = msgspec.json.decode(stored, type=Draft)
         if nonce and nonce != draft.nonce:
             raise Conflict(
                 f"Draft {name!r} was begun anew by somebody else; choose another name or begin it again."
@@ -74,44 +99,77 @@ class Drafts:
         return draft
 
     def items(self, draft: Draft) -> dict[str, DatasetItem]:
-        """New and relabelled images by digest; those that bring their bytes have no pack yet (`""`)."""
-        path = self._folder(draft.name) / "items.jsonl"
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-        parsed = (DatasetItem.from_json(json.loads(line)) for line in lines)
-        return {item.image: item for item in parsed}
+        """New and relabelled images by digest. The packs of new ones are in `packs`."""
+        files = self._batches(draft.name)
+        seen, items = self._read.get(draft.id, ([], {}))
+        if files[: len(seen)] != seen:
+            seen, items = [], {}
+        for file in files[len(seen) :]:
+            batch = msgspec.json.decode(file.read_bytes(), type=_Batch)
+            items = {**items, **{item.image: item for item in batch.items}}
+            for image in batch.left_out:
+                items.pop(image, None)
+        self._read = {draft.id: (files, items)}
+        return dict(items)
 
-    def keep_image(self, draft: Draft, image: EncodedImage) -> None:
-        """Put the bytes aside; until `record` they belong to no item."""
-        path = self._image_path(draft.name, image.digest)
-        if not path.exists() or path.stat().st_size != len(image.data):
-            # Not synced: packing checks every digest, so bytes that a power cut spoilt are noticed.
-            arriving = path.with_name(f".{image.digest}")
-            arriving.write_bytes(image.data)
-            arriving.replace(path)
+    def left_out(self, draft: Draft) -> frozenset[str]:
+        """Images that were taken out, also such as the parent has."""
+        gone: set[str] = set()
+        for file in self._batches(draft.name):
+            batch = msgspec.json.decode(file.read_bytes(), type=_Batch)
+            gone = (gone - {item.image for item in batch.items}) | set(batch.left_out)
+        return frozenset(gone)
 
-    def record(self, draft: Draft, items: Iterable[DatasetItem]) -> None:
-        """All of these items, or none if the process is killed; a later item replaces an earlier one."""
-        merged = {**self.items(draft), **{item.image: item for item in items}}
-        lines = b"".join(canonical_line(item.to_json()) for item in merged.values())
-        write_durably(self._folder(draft.name) / "items.jsonl", lines)
+    def pictures(self, draft: Draft) -> dict[str, PerceptualHash]:
+        """Of the new images."""
+        folder = self._folder(draft.name) / "batches"
+        found: dict[str, PerceptualHash] = {}
+        for file in sorted(folder.glob("*.pictures")):
+            found |= read_pictures(file.read_bytes())
+        return found
 
-    def files(self, draft: Draft) -> list[tuple[str, Path]]:
-        """Name and bytes of each image that needs a pack."""
-        return [
-            (item.file_name, self._image_path(draft.name, item.image))
-            for item in self.items(draft).values()
-            if not item.pack
-        ]
+    def record(
+        self,
+        draft: Draft,
+        items: Iterable[DatasetItem],
+        left_out: Collection[str] = (),
+        pictures: Mapping[str, PerceptualHash] | None = None,
+    ) -> None:
+        """All of it, or nothing if the process is killed; a later item replaces an earlier one."""
+        folder = self._folder(draft.name) / "batches"
+        number = int(files[-1].stem) + 1 if (files := self._batches(draft.name)) else 1
+        if pictures:
+            write_durably(folder / f"{number:06d}.pictures", written_pictures(pictures))
+        batch = _Batch(tuple(items), tuple(sorted(left_out)))
+        write_durably(folder / f"{number:06d}.json", msgspec.json.encode(batch))
+
+    def rewrite(
+        self, draft: Draft, items: Iterable[DatasetItem], pictures: Mapping[str, PerceptualHash]
+    ) -> None:
+        """Make these all that the draft holds; nothing else that was recorded stays on disk."""
+        left_out, before = self.left_out(draft), list((self._folder(draft.name) / "batches").iterdir())
+        self.record(draft, items, left_out, pictures)
+        for file in before:
+            file.unlink()
+
+    def packs(self, draft: Draft) -> Path:
+        """Folder of the packs that it brings."""
+        return self._folder(draft.name) / "packs"
 
     def discard(self, name: str) -> None:
         if (folder := self._folder(name)).exists():
             shutil.rmtree(folder)
 
+    def last_change(self, name: str) -> float:
+        """When it was changed last, in seconds since the epoch."""
+        folder = self._folder(name)
+        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+
+    def _batches(self, name: str) -> list[Path]:
+        return sorted((self._folder(name) / "batches").glob("*.json"))
+
     def _folder(self, name: str) -> Path:
         return self._root / check_name(name)
-
-    def _image_path(self, name: str, image: str) -> Path:
-        return self._folder(name) / "images" / image
 
 
 def check_name(name: str) -> str:

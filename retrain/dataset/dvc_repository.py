@@ -16,10 +16,10 @@ from typing import Any
 import yaml
 
 from retrain.dataset.commands import Commands
-from retrain.dataset.disk import disk_errors, write_durably
+from retrain.dataset.disk import disk_errors, storage_full, write_durably
 from retrain.dataset.folder_lock import FolderLock
 from retrain.dataset.transfer import Transfer
-from retrain.errors import BadInput, Conflict, NotFound
+from retrain.errors import BadInput, Conflict, NotFound, StorageFull
 
 _BRANCH = "refs/heads/main"
 _NOTHING = "0" * 40
@@ -34,8 +34,15 @@ _CONFIG = b"""[core]
 
 @dataclass(frozen=True)
 class Tag:
+    """A name of a commit.
+
+    Attributes:
+        created_at: when the commit was made, in seconds since the epoch.
+    """
+
     name: str
     commit: str
+    created_at: float
     subject: str
 
 
@@ -72,7 +79,10 @@ class DvcRepository:
         with self._lock.hold() as interrupted, disk_errors(self.folder):
             if interrupted:
                 self._recover()
-            yield
+            try:
+                yield
+            except StorageFull as error:
+                raise storage_full(self.folder) from error
 
     def init(self, now: float) -> None:
         """Make the repository; does nothing when it is there.
@@ -97,19 +107,25 @@ class DvcRepository:
             self._run.git("add", "--", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
             self._advance(self._commit_index("Start of the dataset's history", now))
 
-    def commit(self, paths: Sequence[str], message: str, tag: str, now: float) -> str:
+    def commit(
+        self, large: Sequence[str], small: Sequence[str], message: str, tag: str, now: float
+    ) -> str:
         """Track these files or folders as they are now, commit them and create the tag.
 
         Killed before the tag exists, it left nothing that a reader sees; afterwards, the next holder of the lock
         finishes the rest.
 
+        Args:
+            large: left to DVC.
+            small: kept by Git itself.
+
         Raises:
             Conflict: the tag exists.
         """
         with self.locked():
-            self._return_to_branch()
-            self._run.dvc("add", *paths)
-            self._run.git("add", "--", ".gitignore", *(f"{path}.dvc" for path in paths))
+            self.show_newest()
+            self._run.dvc("add", *large)
+            self._run.git("add", "--", ".gitignore", *small, *(f"{path}.dvc" for path in large))
             commit = self._commit_index(message, now)
             if self.resolve(f"refs/tags/{tag}") is not None:
                 raise Conflict(f"Tag {tag} exists already.")
@@ -117,13 +133,60 @@ class DvcRepository:
             self._advance(commit)
             return commit
 
+    def record(self, path: str, data: bytes, message: str, now: float) -> None:
+        """Change one small file, kept by Git itself, in a commit that is no version."""
+        with self.locked():
+            self.show_newest()
+            write_durably(self.folder / path, data)
+            self._run.git("add", "--", path)
+            if self._run.git("status", "--porcelain", "--", path):
+                self._advance(self._commit_index(message, now))
+
+    def tag(self, name: str, commit: str, *, move: bool = False) -> None:
+        """Give a commit another name.
+
+        Raises:
+            Conflict: the name is taken and may not move.
+        """
+        with self.locked():
+            if (taken := self.resolve(f"refs/tags/{name}")) == commit:
+                return
+            if taken is not None and not move:
+                raise Conflict(f"Tag {name} exists already, for {taken[:12]}; say so if it shall move.")
+            self._run.git("update-ref", f"refs/tags/{name}", commit, taken or _NOTHING)
+
+    def delete_tag(self, name: str) -> None:
+        """Forget a name; does nothing when there is none."""
+        with self.locked():
+            if (taken := self.resolve(f"refs/tags/{name}")) is not None:
+                self._run.git("update-ref", "-d", f"refs/tags/{name}", taken)
+
+    def collect_garbage(self) -> tuple[int, int]:
+        """Delete what DVC keeps for no tagged version, such as a killed commit leaves.
+
+        Returns:
+            How many files, and how many bytes they had.
+        """
+        with self.locked():
+            if not self._exists():
+                return 0, 0
+            self.show_newest()
+            # The workspace counts as in use, and a killed commit may have left its own there.
+            self._run.git("checkout", "-q", "-f", "main")
+            self._run.dvc("checkout", "-f")
+            before = self._cached_sizes()
+            self._run.dvc("gc", "--all-tags", "--all-branches", "--workspace", "--force", "--quiet")
+            gone = before.keys() - self._cached_sizes().keys()
+            return len(gone), sum(before[path] for path in gone)
+
     def tags(self) -> list[Tag]:
         """All tags in the order they were made."""
         if not self._exists():
             return []
-        form = "%(refname:strip=2) %(objectname) %(contents:subject)"
+        form = "%(refname:strip=2) %(objectname) %(creatordate:unix) %(contents:subject)"
         listed = self._run.git("for-each-ref", "--sort=creatordate", f"--format={form}", "refs/tags")
-        return [Tag(*line.split(" ", 2)) for line in listed.splitlines()]
+        rows = (line.split(" ", 3) for line in listed.splitlines())
+        return [Tag(name, commit, float(made), subject) for name, commit, made, subject in rows]
 
     def resolve(self, revision: str) -> str | None:
         """The commit a revision names, or None."""
@@ -174,7 +237,7 @@ class DvcRepository:
     def add_remote(self, name: str, url: str, endpoint_url: str | None = None) -> None:
         """Set where `push` and `pull` go, for every clone. Credentials come from the environment only."""
         with self.locked():
-            self._return_to_branch()
+            self.show_newest()
             place = url if "://" in url else str(Path(url).absolute())
             self._run.dvc("remote", "add", "-f", "-d", name, place)
             if endpoint_url is not None:
@@ -234,7 +297,8 @@ class DvcRepository:
     def _advance(self, commit: str) -> None:
         self._run.git("update-ref", _BRANCH, commit, self.resolve(_BRANCH) or _NOTHING)
 
-    def _return_to_branch(self) -> None:
+    def show_newest(self) -> None:
+        """Show the newest commit's small files, as every commit must before it changes any; the lock is held."""
         if self._run.git("rev-parse", "--symbolic-full-name", "HEAD").strip() != _BRANCH:
             self._run.git("checkout", "-q", "-f", "main")
         # A killed commit may have left its pointers in the index; they must not slip into this one.
@@ -261,7 +325,14 @@ class DvcRepository:
         return None if text is None else str(yaml.safe_load(text)["outs"][0]["md5"])
 
     def _cache_path(self, md5: str) -> Path:
-        return self.folder / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+        return self._cache / md5[:2] / md5[2:]
+
+    @property
+    def _cache(self) -> Path:
+        return self.folder / ".dvc" / "cache" / "files" / "md5"
+
+    def _cached_sizes(self) -> dict[Path, int]:
+        return {path: path.stat().st_size for path in self._cache.rglob("*") if path.is_file()}
 
     def _cached(self, md5: str, path: str) -> Path:
         if not (found := self._cache_path(md5)).exists():

@@ -1,21 +1,47 @@
 """The committed versions: everything that reads them, without a lock, since they never change."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from retrain.dataset.dvc_repository import DvcRepository
-from retrain.dataset.version import DatasetItem, DatasetVersion, read_manifest
+from retrain.dataset.candidates import Progress
+from retrain.dataset.dvc_repository import DvcRepository, Tag
+from retrain.dataset.manifest import Stored, read_stored, read_version
+from retrain.dataset.version import DatasetItem, DatasetVersion
 from retrain.errors import BadInput, NotFound
+from retrain.storage.digests import file_digest
 from retrain.storage.packs import read_pack
 
-# DVC tracks the manifest too: at a million images it is several hundred MB, which Git hosts refuse.
-MANIFEST = "manifest.jsonl"
+HEADER = "dataset.json"
+# DVC tracks the items too: at a million images they are several hundred MB, which Git hosts refuse.
+MANIFEST = "manifest"
 PACKS = "packs"
 _KEPT_IN_MEMORY = 4
 
 
+@dataclass(frozen=True)
+class VersionInfo:
+    """What is known of a version without reading its images.
+
+    Attributes:
+        created_at: seconds since the epoch.
+        tags: other names that were given to it.
+    """
+
+    name: str
+    digest: str
+    created_at: float
+    description: str
+    parent: str | None
+    images: int
+    waivers: int
+    tags: tuple[str, ...]
+
+
 class History:
+    """Versions by name, or by another tag that was given to one."""
+
     def __init__(self, repository: DvcRepository) -> None:
         self._repository = repository
         self._versions: dict[str, DatasetVersion] = {}
@@ -23,7 +49,12 @@ class History:
 
     def names(self) -> list[str]:
         """Oldest first."""
-        return list(self._subjects())
+        return [tag.name for tag in self._repository.tags() if _is_version(tag)]
+
+    def log(self) -> list[VersionInfo]:
+        """All versions, newest first."""
+        tags = self._repository.tags()
+        return [self._info(tag, tags) for tag in reversed(tags) if _is_version(tag)]
 
     def get(self, name: str) -> DatasetVersion:
         """The version as its tag has it.
@@ -32,23 +63,43 @@ class History:
             NotFound: there is none of that name (those there are, are named), or its data was not pulled.
             BadInput: its manifest is damaged.
         """
-        subjects = self._subjects()
-        if name not in subjects:
-            known = ", ".join(subjects) or "none"
-            raise NotFound(
-                f"Dataset version {name!r} not found in {self._repository.folder}. Existing: {known}."
-            )
-        if (kept := self._versions.get(name)) is not None:
+        found = self.find(name)
+        if (kept := self._versions.get(found)) is not None:
             return kept
-        version = read_manifest(self._repository.read(MANIFEST, f"refs/tags/{name}"))
-        if commit_subject(version.name, version.digest) != subjects[name]:
-            raise BadInput(
-                f"The manifest of {name} is not the one its commit names; delete its cached copy and pull again."
-            )
+        stored = self.stored(found)
+        files = self._segments(stored)
+        version = read_version(stored, (path.read_bytes() for path in files))
         while len(self._versions) >= _KEPT_IN_MEMORY:
             self._versions.pop(next(iter(self._versions)), None)
-        self._versions[name] = version
+        self._versions[found] = version
         return version
+
+    def find(self, name: str) -> str:
+        """The name of the version that this name or tag means.
+
+        Raises:
+            NotFound: none; those there are, are named.
+        """
+        tags = self._repository.tags()
+        versions = {tag.commit: tag.name for tag in tags if _is_version(tag)}
+        for tag in tags:
+            if tag.name == name and tag.commit in versions:
+                return versions[tag.commit]
+        known = ", ".join(versions.values()) or "none"
+        raise NotFound(f"Dataset version {name!r} not found in {self._repository.folder}. Existing: {known}.")
+
+    def stored(self, name: str) -> Stored:
+        """A version's header.
+
+        Raises:
+            BadInput: it is not the one that its commit names.
+        """
+        revision = f"refs/tags/{name}"
+        stored = read_stored(self._repository.read(HEADER, revision))
+        subjects = {tag.name: tag.subject for tag in self._repository.tags()}
+        if commit_subject(stored.header.name, stored.digest) != subjects.get(name):
+            raise BadInput(f"The header of {name} is not the one its commit names: the repository was edited by hand.")
+        return stored
 
     def images(
         self, version: DatasetVersion, items: Iterable[DatasetItem]
@@ -65,13 +116,27 @@ class History:
             names = (item.file_name for item in inside)
             yield from zip(inside, read_pack(self.pack_file(version, pack), names), strict=True)
 
-    def verify(self, name: str) -> DatasetVersion:
-        """Read a version whole, from disk: its tag, its manifest, and every byte of every image."""
+    def damage(
+        self, name: str, packs: Collection[str] | None = None, progress: Progress | None = None
+    ) -> list[str]:
+        """What of a version is damaged or missing on this machine, read anew from disk; empty when nothing is.
+
+        Args:
+            packs: only these are read, by default all.
+        """
         self._versions.pop(name, None)
-        version = self.get(name)
-        for _ in self.images(version, version.items):
-            pass
-        return version
+        self._pack_files.clear()
+        try:
+            version = self.get(name)
+        except (BadInput, NotFound) as problem:
+            return [str(problem)]
+        wanted = sorted({item.pack for item in version.items} if packs is None else packs)
+        problems: list[str] = []
+        for done, pack in enumerate(wanted, start=1):
+            problems += self._pack_damage(version, pack)
+            if progress is not None:
+                progress("re-hashing packs", done, len(wanted))
+        return problems
 
     def pack_file(self, version: DatasetVersion, pack: str) -> Path:
         """Where the bytes of one of a version's packs are on this machine."""
@@ -82,11 +147,70 @@ class History:
             raise NotFound(f"Version {version.name} in {self._repository.folder} has no pack {pack}.")
         return self._pack_files[pack]
 
-    def _subjects(self) -> dict[str, str]:
-        tags = self._repository.tags()
-        return {tag.name: tag.subject for tag in tags if tag.subject.startswith(commit_subject(tag.name, ""))}
+    def find_pack(self, pack: str) -> Path:
+        """Where the bytes of a pack of any version are on this machine.
+
+        Raises:
+            NotFound: no version has such a pack.
+        """
+        for name in reversed(self.names()):
+            if pack in self._pack_files:
+                break
+            listed = self._repository.listing(PACKS, f"refs/tags/{name}")
+            self._pack_files |= {Path(file).stem: path for file, path in listed.items()}
+        if pack not in self._pack_files:
+            raise NotFound(f"No version in {self._repository.folder} has a pack {pack}.")
+        return self._pack_files[pack]
+
+    def segment_file(self, version: str, segment: str) -> Path:
+        """Where one of a version's manifest segments is on this machine."""
+        return self._repository.listing(MANIFEST, f"refs/tags/{version}")[f"{segment}.jsonl"]
+
+    def _segments(self, stored: Stored) -> list[Path]:
+        name = stored.header.name
+        listed = self._repository.listing(MANIFEST, f"refs/tags/{name}")
+        files = [listed.get(f"{segment}.jsonl") for segment in stored.segments]
+        for segment, path in zip(stored.segments, files, strict=True):
+            if path is None or not path.exists():
+                raise NotFound(
+                    f"Manifest segment {segment} of {name} is not on this machine. Pull "
+                    f"{self._repository.folder} from its remote first."
+                )
+        return [path for path in files if path is not None]
+
+    def _pack_damage(self, version: DatasetVersion, pack: str) -> list[str]:
+        try:
+            path = self.pack_file(version, pack)
+            if file_digest(path) == pack:
+                return []
+        except NotFound as problem:
+            return [str(problem)]
+        except FileNotFoundError:
+            return [f"Pack {pack} of {version.name} is not on this machine. Pull it from the remote."]
+        return [f"Pack {pack} of {version.name} is damaged.", *self._image_damage(version, path, pack)]
+
+    def _image_damage(self, version: DatasetVersion, path: Path, pack: str) -> list[str]:
+        problems = []
+        for item in (item for item in version.items if item.pack == pack):
+            try:
+                list(read_pack(path, [item.file_name]))
+            except BadInput as problem:
+                problems.append(f"  image {item.image}: {problem}")
+        return problems
+
+    def _info(self, tag: Tag, tags: Sequence[Tag]) -> VersionInfo:
+        stored = self.stored(tag.name)
+        head = stored.header
+        others = tuple(other.name for other in tags if other.commit == tag.commit and other.name != tag.name)
+        return VersionInfo(
+            tag.name, stored.digest, tag.created_at, head.description, head.parent, head.images, len(head.waivers), others
+        )
 
 
 def commit_subject(name: str, digest: str) -> str:
     """First line of a version's commit; what marks a tag as a version and says what its manifest must be."""
     return f"Dataset {name} {digest}"
+
+
+def _is_version(tag: Tag) -> bool:
+    return tag.subject.startswith(commit_subject(tag.name, ""))

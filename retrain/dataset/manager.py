@@ -1,24 +1,53 @@
 """Dataset versions: drafted out of sight, committed as one step, proven by reading them back."""
 
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
+
 from retrain.boxes import Annotations
-from retrain.dataset.additions import Additions, AddReport, with_pack
+from retrain.dataset.additions import Additions, AddReport
+from retrain.dataset.adding import Batch, add_batch
+from retrain.dataset.candidates import Progress, Source
+from retrain.dataset.composer import Composer
+from retrain.dataset.dataset import Dataset
+from retrain.dataset.derivation import ClassMap, merged_classes, merged_items
 from retrain.dataset.diff import DatasetDiff, diff_versions
-from retrain.dataset.disk import storage_full, write_durably
 from retrain.dataset.drafts import Draft, Drafts, check_name
 from retrain.dataset.dvc_repository import DvcRepository
-from retrain.dataset.history import MANIFEST, PACKS, History, commit_subject
+from retrain.dataset.forgotten import ForgottenImages
+from retrain.dataset.history import PACKS, History, VersionInfo
+from retrain.dataset.leaks import LeakReport
+from retrain.dataset.pictures import Pictures
+from retrain.dataset.publisher import Publisher
+from retrain.dataset.purging import Purged, delete_packs_with, purge_drafts
+from retrain.dataset.query import parse_query
 from retrain.dataset.splitter import DEFAULT_FRACTIONS, checked_fractions
-from retrain.dataset.version import DatasetItem, DatasetVersion, check_items
-from retrain.errors import BadInput, Conflict, NotFound, PostConditionFailed, StorageFull
-from retrain.images import read_image
-from retrain.storage.packs import pack_file_name, write_pack
+from retrain.dataset.version import DatasetItem, DatasetVersion, Waiver
+from retrain.errors import BadInput, Conflict, NotFound
+
+_DAY_S = 86_400.0
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """What `DatasetManager.gc` deleted.
+
+    Attributes:
+        drafts: names of drafts that nobody had touched for long.
+        files: of DVC's cache that no version uses, and their bytes.
+        pictures: files of perceptual hashes that no version uses.
+    """
+
+    drafts: tuple[str, ...]
+    files: int
+    bytes: int
+    pictures: int
 
 
 class DatasetManager:
@@ -34,12 +63,19 @@ class DatasetManager:
 
     def __init__(self, base_path: str | Path, clock: Callable[[], float] = time.time) -> None:
         self.repository = DvcRepository(Path(base_path))
-        self._folder, self._clock = self.repository.folder, clock
+        self._clock = clock
+        scratch = self.repository.scratch
+        self._incoming = scratch / "incoming"
         self._history = History(self.repository)
-        self._incoming = self.repository.scratch / "incoming"
-        self._drafts = Drafts(self.repository.scratch / "drafts")
+        self._drafts = Drafts(scratch / "drafts")
+        self._forgotten = ForgottenImages(self.repository)
+        self._pictures = Pictures(scratch / "pictures")
+        self._composer = Composer(self._history, self._drafts, self._pictures, self._incoming)
+        self._publisher = Publisher(self.repository, self._history, self._incoming)
         self._begun: dict[str, str] = {}
         self._committed: set[str] = set()
+
+    # Making a version
 
     def create_version(
         self,
@@ -49,105 +85,119 @@ class DatasetManager:
         parent: str | None = None,
         classes: Sequence[str] | None = None,
         salt: str | None = None,
+        gold: str | None = None,
     ) -> Draft:
         """Begin a draft; one of the same name that was never committed starts anew.
 
         Args:
-            splits: fractions of the groups; by default the parent's, or 0.7, 0.2, 0.1. Groups that the parent has
+            splits: fractions of the images; by default the parent's, or 0.7, 0.2, 0.1. Groups that the parent has
                 keep their split whatever is said here.
             parent: version whose images are all inherited.
             classes: names in the order of class indices; by default the parent's. May only add to the parent's.
-            salt: varies which group gets which split; by default the parent's.
+            salt: varies which of equally good assignments of groups to splits is taken; by default the parent's.
+            gold: version whose test images are the frozen gold test, whose labels cannot be changed; by default the
+                parent's, else this one. Give `name` to declare a new gold test.
 
         Raises:
             BadInput: a name, fraction or class list that cannot be used.
-            NotFound: no such parent.
+            NotFound: no such parent or gold version.
         """
         base = None if parent is None else self.get_version(parent)
         names = tuple(classes if classes is not None else base.classes if base else ())
-        if not names or len(set(names)) != len(names):
+        if not names or len(set(names)) != len(names) or not all(text.strip() for text in names):
             raise BadInput(f"classes must be different names, at least one, got {list(names)}.")
         if base and names[: len(base.classes)] != base.classes:
             raise BadInput(
                 f"classes must begin with those of {parent} ({', '.join(base.classes)}), got {list(names)}."
             )
-        draft = Draft(
-            name=check_name(name),
-            description=description,
-            classes=names,
-            parent=parent,
-            parent_digest=base.digest if base else None,
-            splits=checked_fractions(splits or (base.splits if base else DEFAULT_FRACTIONS)),
-            salt=salt if salt is not None else base.salt if base else "",
+        if gold not in {None, name}:
+            self._history.find(str(gold))
+        return self._begin(
+            Draft(
+                name=check_name(name),
+                description=description,
+                classes=names,
+                parent=base.name if base else None,
+                parent_digest=base.digest if base else None,
+                splits=checked_fractions(splits or (base.splits if base else DEFAULT_FRACTIONS)),
+                salt=salt if salt is not None else base.salt if base else "",
+                gold=gold or (base.gold if base and base.gold else name),
+                waivers=base.waivers if base else (),
+            )
         )
-        self.repository.init(self._clock())
-        with self.repository.locked():
-            self._drafts.begin(draft)
-        self._begun[name] = draft.id
-        return draft
 
     def add_images(
         self,
         version_id: Draft | str,
-        image_paths: Sequence[str | Path | bytes],
+        image_paths: Sequence[Source],
         annotations: Sequence[Annotations],
         groups: Sequence[str] | None = None,
         sources: str | Sequence[str] = "human",
         metadata: Sequence[Mapping[str, Any]] | None = None,
+        splits: Sequence[str | None] | None = None,
         *,
         relabel: bool = False,
         on_error: Literal["raise", "skip"] = "raise",
+        progress: Progress | None = None,
     ) -> AddReport:
         """Add images with their labels to a draft. Adding the same again changes nothing.
 
         Args:
-            image_paths: files, or encoded bytes. Boxes are clipped to the image.
+            image_paths: files, encoded bytes, or images in packs. Boxes are clipped to the image.
             groups: what must not be torn apart by a split, such as a recording; by default each image by itself.
             sources: who labelled them, for all or for each: seed, auto, human, …
+            splits: where images must go, such as an official split; None leaves it to the commit.
             relabel: replace the labels of images that are there already; otherwise other labels are an error.
             on_error: `skip` adds the good images and reports the others.
 
         Raises:
             BadInput: names every image that cannot be added and why; then none was.
         """
-        owners = [sources] * len(image_paths) if isinstance(sources, str) else sources
-        for title, values in (
-            ("annotations", annotations),
-            ("groups", groups),
-            ("sources", owners),
-            ("metadata", metadata),
-        ):
-            if values is not None and len(values) != len(image_paths):
-                raise BadInput(
-                    f"There must be one of {title} per image, got {len(values)} for {len(image_paths)} images."
-                )
+        batch = Batch(image_paths, annotations, groups, sources, metadata, splits)
+        # Decoding takes minutes where there are many, so it is done before anybody has to wait.
+        candidates = batch.read(progress)
         with self.repository.locked():
             draft = self._drafts.read(self._reference(version_id))
-            parent = self.get_version(draft.parent) if draft.parent else None
-            additions, rejected = Additions(draft, parent, self._drafts.items(draft), relabel), {}
-            for index, source in enumerate(image_paths):
-                try:
-                    image = read_image(source)
-                    group, extra = groups[index] if groups else None, metadata[index] if metadata else {}
-                    if additions.add(image, annotations[index], group, owners[index], extra):
-                        self._drafts.keep_image(draft, image)
-                except BadInput as e:
-                    rejected[f"image {index}" if isinstance(source, bytes) else str(source)] = str(e)
-            if rejected and on_error == "raise":
-                raise BadInput(_rejection(rejected, len(image_paths)))
-            self._drafts.record(draft, additions.items.values())
-        found = (tuple(additions.added), tuple(additions.unchanged), tuple(additions.relabelled))
-        return AddReport(*found, rejected)
+            gold = self._gold_images(draft) if relabel else frozenset()
+            known = {**self._composer.base(draft), **self._drafts.items(draft)}
+            additions = Additions(draft, known, relabel, self._forgotten.reasons(), gold)
+            return add_batch(self._drafts, draft, additions, batch, candidates, on_error)
 
-    def commit_version(self, version_id: Draft | str) -> DatasetVersion:
-        """Make a draft a version: pack, manifest, commit, tag, then read all of it back.
+    def leave_out(self, version_id: Draft | str, images: Iterable[str]) -> tuple[str, ...]:
+        """Take images out of a draft, also such as its parent has; returns those that were in it."""
+        with self.repository.locked():
+            draft = self._drafts.read(self._reference(version_id))
+            there = {**self._composer.base(draft), **self._drafts.items(draft)}
+            gone = tuple(image for image in images if image in there)
+            if gone:
+                self._drafts.record(draft, (), gone)
+            return gone
+
+    def review(self, version_id: Draft | str, progress: Progress | None = None) -> LeakReport:
+        """The leaks that a draft would have if it were committed now.
+
+        Raises:
+            BadInput: it has no images.
+        """
+        with self.repository.locked():
+            draft = self._drafts.read(self._reference(version_id))
+            return self._composer.review(draft, self._forgotten.reasons(), progress)[1]
+
+    def commit(
+        self, version_id: Draft | str, waive: str | None = None, progress: Progress | None = None
+    ) -> DatasetVersion:
+        """Make a draft a version: splits, leak check, packs, manifest, commit, tag; then read what is new back.
 
         The tag makes it visible, in one step. Called again after that (with the same content, or without a draft)
         it returns the version there is.
 
+        Args:
+            waive: why leaks between splits are accepted; recorded in the version with each of them.
+
         Raises:
             Conflict: the name belongs to a version with other content.
             BadInput: the draft has no images.
+            Leakage: images of different splits share a group or show the same picture; the draft is kept.
             StorageFull: no space left; the draft is kept, call again.
             PostConditionFailed: what was read back is not what was committed.
         """
@@ -160,25 +210,90 @@ class DatasetManager:
             except NotFound:
                 if not exists or ("@" in reference and reference not in self._committed):
                     raise
-                return self._proven(name)
-            version = self._compose(draft)
-            if not exists:
-                self._arrange(version)
-                message = f"{commit_subject(name, version.digest)}\n\n{version.description}"
-                self.repository.commit([PACKS, MANIFEST], message, name, self._clock())
-            if (stored := self._proven(name)).digest != version.digest:
+                return self._publisher.proven(name)
+            version = self._composer.compose(draft, waive, self._forgotten.reasons(), progress)
+            if exists:
+                stored = self._publisher.proven(name)
+            else:
+                stored = self._publisher.publish(version, self._clock())
+            if stored.digest != version.digest:
                 raise Conflict(
                     f"Dataset version {name!r} exists with other content (digest {stored.digest[:12]}, not "
                     f"{version.digest[:12]}). Versions never change; choose a new name."
                 )
+            self._composer.keep_pictures(draft, stored)
             self._committed.add(draft.id)
             self._begun.pop(name, None)
             self._drafts.discard(name)
             shutil.rmtree(self._incoming, ignore_errors=True)
             return stored
 
+    # Versions made of versions
+
+    def merge(
+        self,
+        name: str,
+        a: str,
+        b: str,
+        class_map: ClassMap | None = None,
+        description: str | None = None,
+        waive: str | None = None,
+    ) -> DatasetVersion:
+        """A version with the images of two; splits stay as they are in both.
+
+        Args:
+            class_map: class of `b` → class of the new version, for every class of `b`; None drops its objects. By
+                default classes of the same name are the same.
+
+        Raises:
+            BadInput: the map has holes, or the two say different things of an image or a group.
+            Leakage: an image of one shows the same as one of the other, in another split.
+        """
+        first, second = self.get_version(a), self.get_version(b)
+        classes = merged_classes(first, second, class_map)
+        items = merged_items(first, second, class_map, classes)
+        draft = self.create_version(
+            name, description if description is not None else f"{a} with {b}", parent=a, classes=classes
+        )
+        return self._commit_items(draft, items, second.waivers, waive)
+
+    def subset(
+        self, name: str, of: str, where: str | Sequence[str], description: str | None = None
+    ) -> DatasetVersion:
+        """A version with only the images that meet all conditions, such as `camera=north*`; see `query.py`.
+
+        Raises:
+            BadInput: a condition cannot be understood, or no image meets them.
+        """
+        version = self.get_version(of)
+        query = parse_query(where, version.classes)
+        items = [item for item in version.items if query(item)]
+        if not items:
+            raise BadInput(f"No image of {of} meets {query.text}.")
+        told = description if description is not None else f"{of} where {query.text}"
+        return self._derive(name, told, version, version, items)
+
+    def split(self, of: str, parts: Mapping[str, str | Sequence[str]]) -> dict[str, DatasetVersion]:
+        """Several versions of one, a query for each; an image may be in any number of them.
+
+        Raises:
+            BadInput: as for `subset`; parts before the wrong one were made.
+        """
+        return {name: self.subset(name, of, where) for name, where in parts.items()}
+
+    def revert(self, name: str, to: str, description: str | None = None) -> DatasetVersion:
+        """A new version with exactly the images and labels of an older one, as successor of the newest.
+
+        Nothing is rewritten: the versions between stay.
+        """
+        old, newest = self.get_version(to), self.get_version(self.versions()[-1])
+        told = description if description is not None else f"back to {to}"
+        return self._derive(name, told, newest, old, list(old.items))
+
+    # Reading
+
     def get_version(self, name: str) -> DatasetVersion:
-        """A committed version.
+        """A committed version, by its name or a tag given to it.
 
         Raises:
             NotFound: there is none of that name (those there are, are named), or its data was not pulled.
@@ -186,13 +301,46 @@ class DatasetManager:
         """
         return self._history.get(name)
 
+    def dataset(self, name: str) -> Dataset:
+        """A committed version's images, ready to be narrowed and read."""
+        return Dataset(self.get_version(name), self)
+
     def versions(self) -> list[str]:
         """Names of all committed versions, oldest first."""
         return self._history.names()
 
+    def log(self) -> list[VersionInfo]:
+        """All committed versions, newest first."""
+        return self._history.log()
+
+    def lineage(self, name: str) -> list[VersionInfo]:
+        """A version and those it was made from, newest first."""
+        by_name = {info.name: info for info in self.log()}
+        found = [by_name[self._history.find(name)]]
+        while (parent := found[-1].parent) is not None:
+            found.append(by_name[parent])
+        return found
+
     def diff(self, before: str, after: str) -> DatasetDiff:
         """What changed from one version to another."""
         return diff_versions(self.get_version(before), self.get_version(after))
+
+    def gold_test(self, name: str) -> tuple[DatasetItem, ...]:
+        """The frozen test of a version: the test images, and labels, of its gold version that it still has."""
+        version = self.get_version(name)
+        gold = self.get_version(version.gold or version.name).by_image
+        return tuple(item for item in version.in_split("test") if gold.get(item.image) == item)
+
+    def rolling_test(self, name: str, since: float) -> tuple[DatasetItem, ...]:
+        """Test images that came after the gold test and were captured at or after `since`, in seconds since the epoch.
+
+        Images without a `captured_at` in their metadata are not among them.
+        """
+        version = self.get_version(name)
+        gold = {item.image for item in self.gold_test(name)}
+        moment = datetime.fromtimestamp(since, UTC).isoformat()
+        recent = parse_query(f"captured_at>={moment}", version.classes)
+        return tuple(item for item in version.in_split("test") if item.image not in gold and recent(item))
 
     def image_bytes(self, version: DatasetVersion, item: DatasetItem) -> bytes:
         """The encoded bytes of one image, checked against its digest; `images` is faster for many."""
@@ -209,76 +357,164 @@ class DatasetManager:
         """
         return self._history.images(version, items)
 
-    def verify(self, name: str) -> DatasetVersion:
-        """Read a version whole, from disk: its tag, its manifest, and every byte of every image.
+    def pack_file(self, version: DatasetVersion, pack: str) -> Path:
+        """Where one of a version's packs is on this machine."""
+        return self._history.pack_file(version, pack)
+
+    def verify(self, name: str, progress: Progress | None = None) -> DatasetVersion:
+        """Read a version whole, from disk: its tag, its manifest, and every byte of every pack.
 
         Raises:
-            NotFound, BadInput: what is missing or damaged.
+            NotFound: there is no such version.
+            BadInput: names everything that is damaged or missing.
         """
-        return self._history.verify(name)
+        found = self._history.find(name)
+        if problems := self._history.damage(found, progress=progress):
+            raise BadInput("\n".join(problems))
+        return self._history.get(found)
 
-    def _proven(self, name: str) -> DatasetVersion:
-        try:
-            return self.verify(name)
-        except (NotFound, BadInput) as e:
-            raise PostConditionFailed(f"Dataset version {name} cannot be read back: {e}") from e
+    # Keeping house
+
+    def tag(self, name: str, version: str, *, move: bool = False) -> None:
+        """Give a version another name, such as `production`; read back.
+
+        Raises:
+            Conflict: the name is taken, by a version for good, by a tag unless it may move.
+        """
+        target = self._history.find(version)
+        if check_name(name) in self.versions():
+            raise Conflict(f"{name} is a version; a tag needs another name.")
+        commit = self.repository.resolve(f"refs/tags/{target}")
+        self.repository.tag(name, str(commit), move=move)
+        if self._history.find(name) != target:
+            raise Conflict(f"Somebody else moved the tag {name} meanwhile.")
+
+    def untag(self, name: str) -> None:
+        """Take a tag away. Versions cannot be taken away.
+
+        Raises:
+            NotFound: there is no such tag.
+            Conflict: it is a version.
+        """
+        if self._history.find(name) == name:
+            raise Conflict(f"{name} is a version, and versions stay for good.")
+        self.repository.delete_tag(name)
+
+    def checkout(self, name: str) -> DatasetVersion:
+        """Show a version in the folder: its header, manifest and packs. The next commit shows the newest again."""
+        found = self._history.find(name)
+        self.repository.checkout(f"refs/tags/{found}")
+        return self.get_version(found)
+
+    def seen_in(self, images: Collection[str]) -> dict[str, dict[str, str]]:
+        """Image → version → its split there, for every version that has it."""
+        found: dict[str, dict[str, str]] = {image: {} for image in images}
+        for name in self.versions():
+            by_image = self.get_version(name).by_image
+            for image in images:
+                if image in by_image:
+                    found[image][name] = by_image[image].split
+        return found
+
+    def forget(self, images: Iterable[str], reason: str) -> tuple[str, ...]:
+        """Keep images out of all future versions, for good; returns those that were not forgotten before.
+
+        Versions that have them keep them (`seen_in`), as they never change; drafts are made without them.
+        """
+        self.repository.init(self._clock())
+        return self._forgotten.add(images, reason, self._clock())
+
+    def purge(self, images: Collection[str]) -> Purged:
+        """Delete pictures from what was never committed: drafts, and what killed commits left. Versions stay.
+
+        Killed anywhere and called again, it goes on.
+        """
+        folder = self.repository.folder
+        if not folder.is_dir():
+            return Purged()
+        with self.repository.locked():
+            drafts = dict(purge_drafts(self._drafts, images))
+            # A commit makes it anew, and one that was killed left there what nobody reads.
+            shutil.rmtree(self._incoming, ignore_errors=True)
+            committed = {item.pack for name in self.versions() for item in self.get_version(name).items}
+            places = (folder / PACKS, folder / ".dvc" / "cache")
+            return Purged(drafts, delete_packs_with(places, images, committed))
+
+    def leave_out_leaks(self, version_id: Draft | str) -> dict[str, str]:
+        """Take images out of a draft until nothing that it adds leaks; image → what it leaked to.
+
+        For loops that nobody watches: they had rather lose a sample than stop or spoil the test.
+        """
+        gone: dict[str, str] = {}
+        while leaks := self.review(version_id).leaks:
+            with self.repository.locked():
+                draft = self._drafts.read(self._reference(version_id))
+                known = self._composer.base(draft)
+            found = {
+                image: leak.to_text()
+                for leak in leaks
+                for image in [next((image for image in reversed(leak.images) if image not in known), None)]
+                if image is not None
+            }
+            if not found:
+                break
+            self.leave_out(version_id, found)
+            gone |= found
+        return gone
+
+    def gc(self, drafts_older_than_days: float = 30.0) -> Garbage:
+        """Delete what no version uses: abandoned drafts, leftovers of killed commits, cached hashes of gone packs."""
+        with self.repository.locked():
+            oldest = self._clock() - drafts_older_than_days * _DAY_S
+            stale = [name for name in self._drafts.names() if self._drafts.last_change(name) < oldest]
+            for name in stale:
+                self._drafts.discard(name)
+            shutil.rmtree(self._incoming, ignore_errors=True)
+            files, size = self.repository.collect_garbage()
+            packs = {item.pack for name in self.versions() for item in self.get_version(name).items}
+            return Garbage(tuple(stale), files, size, self._pictures.forget_others(packs))
+
+    def _begin(self, draft: Draft) -> Draft:
+        self.repository.init(self._clock())
+        with self.repository.locked():
+            self._drafts.begin(draft)
+        self._begun[draft.name] = draft.id
+        return draft
+
+    def _derive(
+        self, name: str, description: str, parent: DatasetVersion, like: DatasetVersion, items: list[DatasetItem]
+    ) -> DatasetVersion:
+        """A successor of `parent` with exactly these items, in the classes and under the rules of `like`."""
+        draft = Draft(
+            name=check_name(name),
+            description=description,
+            classes=like.classes,
+            parent=parent.name,
+            parent_digest=parent.digest,
+            splits=dict(like.splits),
+            salt=like.salt,
+            gold=like.gold or like.name,
+            inherits=False,
+        )
+        return self._commit_items(self._begin(draft), items, like.waivers, None)
+
+    def _commit_items(
+        self, draft: Draft, items: list[DatasetItem], waivers: Sequence[Waiver], waive: str | None
+    ) -> DatasetVersion:
+        """Commit a draft with items whose bytes are in versions already."""
+        gone = self._forgotten.reasons()
+        with self.repository.locked():
+            standing = tuple(dict.fromkeys((*draft.waivers, *waivers)))
+            self._drafts.begin(msgspec.structs.replace(draft, waivers=standing))
+            self._drafts.record(draft, [item for item in items if item.image not in gone])
+            return self.commit(draft, waive)
+
+    def _gold_images(self, draft: Draft) -> frozenset[str]:
+        if draft.gold == draft.name:
+            return frozenset()
+        return frozenset(item.image for item in self.get_version(draft.gold).in_split("test"))
 
     def _reference(self, version_id: Draft | str) -> str:
         given = version_id.id if isinstance(version_id, Draft) else version_id
         # A bare name means the draft that this manager began, so that somebody else's is never taken for it.
         return given if "@" in given else self._begun.get(given, given)
-
-    def _compose(self, draft: Draft) -> DatasetVersion:
-        """The version a draft becomes; writes its pack, whose digest is part of it."""
-        shutil.rmtree(self._incoming, ignore_errors=True)
-        files = self._drafts.files(draft)
-        try:
-            pack = write_pack(self._incoming, files) if files else ""
-        except StorageFull as error:
-            raise storage_full(self._folder) from error
-        items = dict(self.get_version(draft.parent).by_image) if draft.parent else {}
-        items |= {image: with_pack(item, pack) for image, item in self._drafts.items(draft).items()}
-        if not items:
-            raise BadInput(f"Draft {draft.name!r} has no images; add some first.")
-        ordered = tuple(items[image] for image in sorted(items))
-        check_items(ordered, draft.classes, draft.splits)
-        return DatasetVersion(
-            draft.name,
-            draft.description,
-            draft.classes,
-            draft.parent,
-            draft.parent_digest,
-            draft.splits,
-            draft.salt,
-            ordered,
-        )
-
-    def _arrange(self, version: DatasetVersion) -> None:
-        """Make the folder show exactly this version: its packs and its manifest."""
-        folder = self._folder / PACKS
-        folder.mkdir(exist_ok=True)
-        wanted = {item.pack for item in version.items}
-        names = {pack_file_name(pack) for pack in wanted}
-        for stray in (path for path in folder.iterdir() if path.name not in names):
-            stray.unlink()
-        for pack in sorted(wanted):
-            target, arrived = folder / pack_file_name(pack), self._incoming / pack_file_name(pack)
-            if arrived.exists():
-                arrived.replace(target)
-            elif not target.exists():
-                _link(self._history.pack_file(self.get_version(version.parent or ""), pack), target)
-        write_durably(self._folder / MANIFEST, version.to_manifest())
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        # Another file system, or one without hard links.
-        shutil.copyfile(source, target)
-
-
-def _rejection(rejected: Mapping[str, str], total: int) -> str:
-    shown = [f"{name} {reason}" for name, reason in list(rejected.items())[:10]]
-    more = [f"and {len(rejected) - len(shown)} more"] if len(rejected) > len(shown) else []
-    return f"{len(rejected)} of {total} images cannot be added, so none was: {'; '.join([*shown, *more])}."

@@ -4,23 +4,24 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from retrain.boxes import Annotations
-from retrain.dataset.splitter import checked_fractions
 from retrain.errors import BadInput
 from retrain.storage.digests import content_digest
 
-FORMAT = 1
+FORMAT = 2
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _IMAGE_FORMATS = ("bmp", "jpg", "png", "tif", "webp")
+_CANONICAL = msgspec.json.Encoder(order="sorted")
 
 
-@dataclass(frozen=True)
-class LabelledObject:
+class LabelledObject(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One true box. Its id stays the same through later versions, also when its box or class is corrected."""
 
     id: str
@@ -29,24 +30,24 @@ class LabelledObject:
     """xyxy in pixels, inside the image, with an area."""
 
 
-@dataclass(frozen=True)
-class DatasetItem:
-    """One labelled image of a version."""
+class DatasetItem(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """One labelled image of a version. `msgspec.structs.replace` makes a changed copy."""
 
     image: str
     """`content_digest` of the encoded bytes."""
     pack: str
-    """Digest of the pack file that holds the bytes."""
+    """Digest of the pack file that holds the bytes; empty while the image is in a draft."""
     format: str
     width: int
     height: int
     objects: tuple[LabelledObject, ...]
     split: str
+    """Empty while the image is in a draft and its split is decided at the commit."""
     group: str
     """Images of one group are never in two splits."""
     source: str
     """Who labelled it: seed, auto, human, …"""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def file_name(self) -> str:
@@ -61,24 +62,38 @@ class DatasetItem:
         """What the objects say, without their ids and in a fixed order."""
         return tuple(sorted((o.class_index, o.box) for o in self.objects))
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "image": self.image,
-            "pack": self.pack,
-            "format": self.format,
-            "width": self.width,
-            "height": self.height,
-            "objects": [[o.id, o.class_index, list(o.box)] for o in self.objects],
-            "split": self.split,
-            "group": self.group,
-            "source": self.source,
-            "metadata": dict(self.metadata),
-        }
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "DatasetItem":
-        objects = tuple(LabelledObject(i, c, (b[0], b[1], b[2], b[3])) for i, c, b in data["objects"])
-        return cls(**{**data, "objects": objects})
+class Waiver(msgspec.Struct, frozen=True):
+    """A leak between splits that somebody accepted, recorded in the version for good.
+
+    Attributes:
+        images: the two image digests.
+        splits: where they are, in the same order.
+        reason: in their words.
+        distance: bits of 128 in which the perceptual hashes differ; None when the images share a group.
+    """
+
+    kind: Literal["near-duplicate", "group"]
+    images: tuple[str, str]
+    splits: tuple[str, str]
+    reason: str
+    distance: int | None = None
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The first line of a manifest: what holds for the version as a whole."""
+
+    name: str
+    description: str
+    classes: tuple[str, ...]
+    parent: str | None
+    parent_digest: str | None
+    splits: Mapping[str, float]
+    salt: str
+    images: int
+    waivers: tuple[Waiver, ...] = ()
+    gold: str | None = None
+    format: int = FORMAT
 
 
 @dataclass(frozen=True)
@@ -94,24 +109,32 @@ class DatasetVersion:
     salt: str
     items: tuple[DatasetItem, ...]
     """Sorted by image digest; an image occurs once."""
+    waivers: tuple[Waiver, ...] = ()
+    gold: str | None = None
+    """The version whose test images are the frozen gold test: their labels never change again."""
+
+    @property
+    def header(self) -> Header:
+        return Header(
+            name=self.name,
+            description=self.description,
+            classes=self.classes,
+            parent=self.parent,
+            parent_digest=self.parent_digest,
+            splits=dict(self.splits),
+            salt=self.salt,
+            images=len(self.items),
+            waivers=self.waivers,
+            gold=self.gold,
+        )
 
     def to_manifest(self) -> bytes:
         """Canonical JSON lines: a header, then one line per image."""
-        header = {
-            "format": FORMAT,
-            "name": self.name,
-            "description": self.description,
-            "classes": list(self.classes),
-            "parent": self.parent,
-            "parent_digest": self.parent_digest,
-            "splits": dict(self.splits),
-            "salt": self.salt,
-            "images": len(self.items),
-        }
-        return b"".join(canonical_line(line) for line in (header, *(item.to_json() for item in self.items)))
+        return _CANONICAL.encode_lines((self.header, *self.items))
 
     @cached_property
     def digest(self) -> str:
+        """`content_digest` of `to_manifest()`."""
         return content_digest(self.to_manifest())
 
     @cached_property
@@ -143,8 +166,16 @@ def canonical_line(value: Mapping[str, Any]) -> bytes:
         raise BadInput(f"Only plain JSON values can be kept with an image, got {value!r}: {e}.") from e
 
 
-def check_items(items: Sequence[DatasetItem], classes: Sequence[str], splits: Mapping[str, float]) -> None:
+def check_items(
+    items: Sequence[DatasetItem],
+    classes: Sequence[str],
+    splits: Mapping[str, float],
+    torn: Collection[str] = (),
+) -> None:
     """What must hold between the items of one version.
+
+    Args:
+        torn: groups that may be in several splits.
 
     Raises:
         BadInput: an image twice, a group in two splits (every one of them is listed), or an impossible item.
@@ -156,7 +187,7 @@ def check_items(items: Sequence[DatasetItem], classes: Sequence[str], splits: Ma
         check_item(item, len(classes), splits)
         seen.setdefault(item.group, set()).add(item.split)
     if leaks := [
-        f"{group!r} ({', '.join(sorted(names))})" for group, names in seen.items() if len(names) > 1
+        f"{group!r} ({', '.join(sorted(names))})" for group, names in seen.items() if len(names) > 1 and group not in torn
     ]:
         raise BadInput(f"A group must be in one split only; in several are {', '.join(sorted(leaks))}.")
 
@@ -183,61 +214,6 @@ def check_item(item: DatasetItem, classes: int, splits: Mapping[str, float]) -> 
         )
     if problem:
         raise BadInput(f"Image {item.image}: {problem}.")
-
-
-def read_manifest(data: bytes) -> DatasetVersion:
-    """The version whose `to_manifest` gives exactly these bytes.
-
-    Raises:
-        BadInput: anything else; the message names the line.
-    """
-    lines = data.split(b"\n")
-    if lines.pop() != b"":
-        raise BadInput(f"Manifest line {len(lines) + 1} is cut off.")
-    if not lines:
-        raise BadInput("Manifest line 1 must be the header, got an empty file.")
-    header = _parsed(lines[0], 1)
-    try:
-        if header["format"] != FORMAT:
-            raise BadInput(f"Manifest line 1: format must be {FORMAT}, got {header['format']!r}.")
-        version = DatasetVersion(
-            name=header["name"],
-            description=header["description"],
-            classes=tuple(header["classes"]),
-            parent=header["parent"],
-            parent_digest=header["parent_digest"],
-            splits=checked_fractions(header["splits"]),
-            salt=header["salt"],
-            items=tuple(_item(line, number) for number, line in enumerate(lines[1:], start=2)),
-        )
-    except (KeyError, TypeError, AttributeError) as e:
-        raise BadInput(f"Manifest line 1 is not a dataset header: {e!r}.") from e
-    check_items(version.items, version.classes, version.splits)
-    for number, (got, right) in enumerate(
-        zip(lines, version.to_manifest().split(b"\n"), strict=False), start=1
-    ):
-        if got != right:
-            raise BadInput(f"Manifest line {number} is not in canonical form, got {got[:120]!r}.")
-    return version
-
-
-def _item(line: bytes, number: int) -> DatasetItem:
-    try:
-        return DatasetItem.from_json(_parsed(line, number))
-    except (KeyError, TypeError, ValueError, IndexError) as e:
-        if isinstance(e, BadInput):
-            raise
-        raise BadInput(f"Manifest line {number} is not a dataset item: {e}.") from e
-
-
-def _parsed(line: bytes, number: int) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except ValueError as e:
-        raise BadInput(f"Manifest line {number} is not JSON: {e}.") from e
-    if not isinstance(value, dict):
-        raise BadInput(f"Manifest line {number} must be a JSON object, got {line[:80]!r}.")
-    return value
 
 
 def _is_count(value: object) -> bool:

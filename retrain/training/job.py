@@ -13,6 +13,7 @@ from retrain.detector import DESCRIPTION, WEIGHTS
 from retrain.errors import ConfigError, NotFound
 from retrain.storage import files
 from retrain.storage.digests import content_digest
+from retrain.storage.selections import read_selection_file
 from retrain.training.request import TrainingRequest
 
 # Raise it when the same request would train to other weights than before; finished jobs are then not reused.
@@ -43,7 +44,8 @@ class TrainingJob:
 
         Raises:
             ConfigError: `gradient_accumulation` and `nominal_batch` contradict each other.
-            NotFound: a data folder or the initial weights are missing.
+            NotFound: data or the initial weights are missing.
+            BadInput: a selection file is damaged.
         """
         accumulate = _accumulate(request, gradient_accumulation)
         bound = replace(request, data_digest=request.data_digest or data_digest(request))
@@ -54,6 +56,8 @@ class TrainingJob:
             "mixed_precision": mixed_precision,
             "initial_weights": _model_digest(request.initial_weights),
         }
+        if request.sampling == "balanced":
+            identity["sampling_weights"] = _sampling_digest(request)
         key = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
         return cls(bound, work_dir / key, accumulate, mixed_precision)
 
@@ -87,20 +91,40 @@ class TrainingJob:
 
 
 def data_digest(request: TrainingRequest) -> str:
-    """One digest over names and contents of all images and labels, so that the place they lie in does not matter."""
+    """One digest over names and contents of all images and labels.
+
+    It does not matter where they are: a selection of packs has the digest of a folder of the same images.
+    """
     digest = blake3()
-    for role, folder in [*(("train", folder) for folder in request.train_dirs), ("val", request.val_dir)]:
-        for path in _files(folder):
-            content = content_digest(path.read_bytes())
-            digest.update(f"{role}/{path.parent.name}/{path.name}\0{content}\n".encode())
+    for role, place in [*(("train", place) for place in request.train_data), ("val", request.val_data)]:
+        for name, content in _selected(place) if place.is_file() else _files(place):
+            digest.update(f"{role}/{name}\0{content}\n".encode())
     return digest.hexdigest()
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _files(folder: Path) -> Iterator[tuple[str, str]]:
+    """Name (with its folder's) and content digest of each file."""
     for part in ("images", "labels"):
         if not (folder / part).is_dir():
             raise NotFound(f"{folder / part} does not exist; a data folder holds images/ and labels/.")
-        yield from sorted(path for path in (folder / part).iterdir() if path.is_file())
+        for path in sorted(path for path in (folder / part).iterdir() if path.is_file()):
+            yield f"{part}/{path.name}", content_digest(path.read_bytes())
+
+
+def _selected(selection: Path) -> Iterator[tuple[str, str]]:
+    """What `_files` would give for a folder of the selected images; every read of one is checked against its name."""
+    images = read_selection_file(selection).images
+    yield from ((f"images/{image.name}", image.digest) for image in images)
+    yield from ((f"labels/{image.digest}.txt", content_digest(image.labels.encode())) for image in images)
+
+
+def _sampling_digest(request: TrainingRequest) -> str:
+    # A digest of the data that somebody else worked out says nothing of weights.
+    digest = blake3()
+    for selection in filter(Path.is_file, request.train_data):
+        for image in read_selection_file(selection).images:
+            digest.update(f"{image.name} {image.weight!r}\n".encode())
+    return digest.hexdigest()
 
 
 def _model_digest(folder: Path | None) -> str | None:

@@ -27,7 +27,10 @@ AUGMENTATIONS = {
     "hsv_s": 0.7,
     "hsv_v": 0.4,
 }
-_WHERE = ("train_dirs", "val_dir", "initial_weights", "threads")
+SAMPLINGS = ("uniform", "balanced")
+_WHERE = ("train_data", "val_data", "initial_weights", "threads")
+# What two settings were called when they could only be folders.
+_FORMER = {"train_dirs": "train_data", "val_dir": "val_data"}
 
 _Parser = Callable[[str, Any], Any]
 
@@ -37,11 +40,14 @@ class TrainingRequest:
     """One requested training.
 
     Attributes:
-        train_dirs: folders with `images/` and `labels/`; several are trained on as one set.
-        val_dir: the same layout; measured after every epoch.
+        train_data: data folders (with `images/` and `labels/`) and selection files (whose images are read from their
+            packs), in any mix; several are trained on as one set.
+        val_data: one of either; measured after every epoch.
         classes: names, by index.
         model: an Ultralytics detection yaml without its ending.
-        data_digest: names the data; computed from the files when absent.
+        data_digest: names the data; computed from the files when absent. Sampling weights are not part of it.
+        sampling: `uniform` shows each image once an epoch, `balanced` as often as its weight in the selection says;
+            what a mosaic or mixup adds to an image is drawn uniformly either way.
         nominal_batch: gradients are summed until about this many images were seen; None is one batch.
         final_lr_fraction: share of the learning rate left at the end.
         close_mosaic: last epochs without mosaic and mixup.
@@ -52,11 +58,12 @@ class TrainingRequest:
         workers: processes that load images; 0 loads in the training process.
     """
 
-    train_dirs: tuple[Path, ...]
-    val_dir: Path
+    train_data: tuple[Path, ...]
+    val_data: Path
     classes: tuple[str, ...]
     model: str = "yolov8n"
     data_digest: str | None = None
+    sampling: str = "uniform"
     epochs: int = 100
     batch_size: int = 16
     nominal_batch: int | None = None
@@ -86,8 +93,11 @@ class TrainingRequest:
             ConfigError: a key is unknown (names the nearest valid one) or missing, or a value is out of range.
         """
         for key in config:
-            if key not in _PARSERS:
+            if key not in _PARSERS and key not in _FORMER:
                 raise ConfigError(f"Training has no setting {key!r}{_nearest(key, _PARSERS)}.")
+        if twice := [old for old, new in _FORMER.items() if old in config and new in config]:
+            raise ConfigError(f"{twice[0]} is the former name of {_FORMER[twice[0]]}; give one of them.")
+        config = {_FORMER.get(key, key): value for key, value in config.items()}
         required = [
             item.name for item in fields(cls) if item.default is MISSING and item.default_factory is MISSING
         ]
@@ -96,8 +106,10 @@ class TrainingRequest:
         return cls(**{key: _PARSERS[key](key, value) for key, value in config.items()})
 
     def identity(self) -> dict[str, Any]:
-        """What decides the resulting weights, JSON-ready: every setting but folders and thread count."""
-        return {key: value for key, value in asdict(self).items() if key not in _WHERE}
+        """What decides the resulting weights, JSON-ready: every setting but places and thread count."""
+        # Jobs from before there was a choice keep their names.
+        unsaid = (*_WHERE, "sampling") if self.sampling == "uniform" else _WHERE
+        return {key: value for key, value in asdict(self).items() if key not in unsaid}
 
 
 def _nearest(key: str, valid: Mapping[str, object]) -> str:
@@ -152,17 +164,23 @@ def _model(key: str, value: Any) -> str:
     return str(value)
 
 
-def _folder(key: str, value: Any) -> Path:
-    if not isinstance(value, str | Path) or not str(value):
-        raise ConfigError(f"{key} must be a folder, got {value!r}.")
-    return Path(value).absolute()
+def _path(what: str) -> _Parser:
+    def parse(key: str, value: Any) -> Path:
+        if not isinstance(value, str | Path) or not str(value):
+            raise ConfigError(f"{key} must be {what}, got {value!r}.")
+        return Path(value).absolute()
+
+    return parse
 
 
-def _folders(key: str, value: Any) -> tuple[Path, ...]:
+_data = _path("a data folder or a selection file")
+
+
+def _several_data(key: str, value: Any) -> tuple[Path, ...]:
     listed = [value] if isinstance(value, str | Path) else value
     if not isinstance(listed, list | tuple) or not listed:
-        raise ConfigError(f"{key} must be a folder or a list of folders, got {value!r}.")
-    return tuple(_folder(key, item) for item in listed)
+        raise ConfigError(f"{key} must be data folders or selection files, one or a list, got {value!r}.")
+    return tuple(_data(key, item) for item in listed)
 
 
 def _names(key: str, value: Any) -> tuple[str, ...]:
@@ -205,11 +223,12 @@ def _image_size(key: str, value: Any) -> int:
 
 
 _PARSERS: dict[str, _Parser] = {
-    "train_dirs": _folders,
-    "val_dir": _folder,
+    "train_data": _several_data,
+    "val_data": _data,
     "classes": _names,
     "model": _model,
     "data_digest": _optional(_text),
+    "sampling": _choice(SAMPLINGS),
     "epochs": _integer(1),
     "batch_size": _integer(1),
     "nominal_batch": _optional(_integer(1)),
@@ -225,7 +244,7 @@ _PARSERS: dict[str, _Parser] = {
     "augment": _augment,
     "close_mosaic": _integer(0),
     "seed": _integer(0, 2**31 - 1),
-    "initial_weights": _optional(_folder),
+    "initial_weights": _optional(_path("a folder")),
     "patience": _optional(_integer(1)),
     "freeze": _layers,
     "threads": _optional(_integer(1)),

@@ -8,6 +8,8 @@ from retrain import environment
 
 environment.prepare()
 
+from typing import Any
+
 import PIL.Image
 from ultralytics import __version__ as ULTRALYTICS_VERSION
 from ultralytics.cfg import get_cfg
@@ -19,7 +21,7 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from ultralytics.utils import LOGGER, IterableSimpleNamespace, nms
-from ultralytics.utils.patches import _image_open
+from ultralytics.utils.patches import _image_open, imread
 from ultralytics.utils.torch_utils import ModelEMA
 
 # As in `retrain.detector`: a damaged image must stay the error that Pillow makes of it.
@@ -27,6 +29,24 @@ PIL.Image.open = _image_open
 
 DRAWING_MODULES = (augment, base, build)
 """Where images are augmented and ordered with draws from `random`, the module's own name for the global generator."""
+
+
+class ImageName(str):
+    """Stands where Ultralytics expects the name of an image file, for an image that is not a file of its own."""
+
+    __slots__ = ()
+
+    def decoded(self, flags: int) -> Any:
+        """What Ultralytics' `imread` would give for a file of these bytes."""
+        raise NotImplementedError
+
+
+def _read_image(filename: Any, flags: int) -> Any:
+    return filename.decoded(flags) if isinstance(filename, ImageName) else imread(filename, flags)
+
+
+# The one place where a dataset turns a name into pixels; all that follows (sizes, caches, buffers) stays theirs.
+base.imread = _read_image
 
 __all__ = [
     "DRAWING_MODULES",
@@ -36,12 +56,14 @@ __all__ = [
     "BaseTrainer",
     "DetectionModel",
     "DetectionValidator",
+    "ImageName",
     "IterableSimpleNamespace",
     "ModelEMA",
     "YOLODataset",
     "build_dataloader",
     "exif_size",
     "get_cfg",
+    "imread",
     "nms",
     "yaml_model_load",
 ]

@@ -169,7 +169,7 @@ def fill_to_the_brim(resources, picture):
             try:
                 draft = datasets.create_version("v1.2.0", parent="v1.1.0")
                 datasets.add_images(draft, [data for data, _ in frames], [boxes for _, boxes in frames])
-                datasets.commit_version(draft)
+                datasets.commit(draft)
                 break
             except Exception as error:
                 at = traceback.extract_tb(error.__traceback__)

@@ -156,7 +156,7 @@ def test_every_python_example_uses_the_library_as_it_is(document):
         ),
         ("from retrain.boxes import Annotations\nAnnotations.load('x')", "Annotations has no load"),
         (
-            "from retrain.dataset.manager import DatasetManager\nm = DatasetManager('x')\nm.commit_version()",
+            "from retrain.dataset.manager import DatasetManager\nm = DatasetManager('x')\nm.commit()",
             "missing a required argument: 'version_id'",
         ),
     ],

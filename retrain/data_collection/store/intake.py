@@ -12,9 +12,9 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from retrain.boxes import Detections
 from retrain.data_collection.capture_time import capture_time
-from retrain.data_collection.duplicates.likeness import LikenessIndex
-from retrain.data_collection.duplicates.near_duplicates import Match
-from retrain.data_collection.duplicates.perceptual_hash import PerceptualHash, perceptual_hash
+from retrain.data_collection.likeness import LikenessIndex
+from retrain.duplicates.near_duplicates import Match
+from retrain.duplicates.perceptual_hash import PerceptualHash, perceptual_hash
 from retrain.data_collection.metadata import (
     camera_of,
     check_model,

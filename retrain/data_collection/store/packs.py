@@ -141,13 +141,18 @@ class SamplePacks:
             BadInput: it is damaged.
         """
         try:
-            return list(read_pack(self._file(pack), names))
+            return list(read_pack(self.file(pack), names))
         except BadInput:
             # Perhaps only the copy is.
             self._uncache(pack)
-            return list(read_pack(self._file(pack), names))
+            return list(read_pack(self.file(pack), names))
 
-    def _file(self, pack: str) -> Path:
+    def file(self, pack: str) -> Path:
+        """A copy of a stored pack on this machine, which `prune_cache` deletes once the pack is.
+
+        Raises:
+            NotFound: it is gone.
+        """
         cached = self._cached / pack_file_name(pack)
         if not cached.exists():
             self._fetched(pack, self._cached)

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from sqlalchemy import Column, Connection, insert, select, tuple_
 
-from retrain.data_collection.duplicates.perceptual_hash import PerceptualHash
+from retrain.duplicates.perceptual_hash import PerceptualHash
 from retrain.data_collection.forgetting.tombstones import Tombstones, read_tombstones
 from retrain.data_collection.sample import DataSample, SampleKey
 from retrain.data_collection.store.packs import SamplePacks
@@ -188,6 +188,14 @@ class SampleStore:
                 if (moved := self._pack_of(sample)) == pack:
                     raise
                 pack = moved
+
+    def pack_file(self, sample: DataSample) -> Path:
+        """A copy, on this machine, of the pack that holds the sample's image; it goes when the pack is deleted.
+
+        Raises:
+            NotFound: the sample was deleted since, or its pack is gone.
+        """
+        return self._packs.file(self._pack_of(sample))
 
     def forget_leftovers(self) -> list[str]:
         """Delete packs that a killed run of this owner put and no sample refers to. Nobody else may add meanwhile.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retrain.data_collection.duplicates.likeness import LikenessIndex
+from retrain.data_collection.likeness import LikenessIndex
 from retrain.data_collection.spool.format import HEADER, MAGIC
 from retrain.data_collection.spool.reader import spool_depth
 from retrain.errors import StorageFull, Unavailable

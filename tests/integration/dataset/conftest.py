@@ -37,7 +37,7 @@ def fill(manager: DatasetManager, draft, seeds, side: int = 24, shift: float = 0
 def make_version(manager: DatasetManager, name: str, seeds, parent: str | None = None, **options):
     draft = manager.create_version(name, f"about {name}", parent=parent, classes=None if parent else CLASSES)
     fill(manager, draft, seeds, **options)
-    return manager.commit_version(draft)
+    return manager.commit(draft)
 
 
 def git(folder: Path, *arguments: str) -> str:

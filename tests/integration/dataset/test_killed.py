@@ -13,7 +13,8 @@ from retrain.dataset.manager import DatasetManager
 DRIVER = """
 import os, shutil, signal, sys, threading
 from pathlib import Path
-import retrain.dataset.manager as manager_module
+import retrain.dataset.composer as composer
+from retrain.dataset.publisher import Publisher
 from retrain.dataset.commands import Commands
 from retrain.dataset.drafts import Drafts
 from retrain.dataset.manager import DatasetManager
@@ -45,8 +46,8 @@ def left_locks():
 
 is_git = lambda word, part="": lambda args: word in args and any(part in str(a) for a in args)
 points = {
-    "pack written": lambda: deadly(manager_module, "write_pack", lambda _: True, "after"),
-    "packs arranged": lambda: deadly(DatasetManager, "_arrange", lambda _: True, "after"),
+    "pack written": lambda: deadly(composer, "arrange_packs", lambda _: True, "after"),
+    "packs arranged": lambda: deadly(Publisher, "_arrange_manifest", lambda _: True, "after"),
     "dvc add running": lambda: deadly(Commands, "dvc", is_git("add"), "during"),
     "dvc add done": lambda: deadly(Commands, "dvc", is_git("add"), "after"),
     "git add killed": lambda: deadly(Commands, "git", is_git("add"), "before", left_locks),
@@ -57,7 +58,7 @@ points = {
     "draft half discarded": lambda: deadly(shutil, "rmtree", lambda args: "drafts" in str(args[0]), "before"),
 }
 points[point]()
-DatasetManager(folder).commit_version("v1.1.0")
+DatasetManager(folder).commit("v1.1.0")
 """
 
 
@@ -98,7 +99,7 @@ def test_a_commit_killed_anywhere_and_called_again_is_there_once(manager, build,
     kill_at(manager.repository.folder, point)
     seen = DatasetManager(manager.repository.folder).versions()
 
-    DatasetManager(manager.repository.folder).commit_version("v1.1.0")
+    DatasetManager(manager.repository.folder).commit("v1.1.0")
 
     assert seen == (["v1.0.0", "v1.1.0"] if POINTS.index(point) >= POINTS.index("tag made") else ["v1.0.0"])
     assert_committed_once(manager, build, "v1.1.0", 36)
@@ -121,7 +122,7 @@ def test_another_version_may_be_committed_between_a_kill_and_the_retry(manager, 
     kill_at(manager.repository.folder, "tag made")
 
     build.version(DatasetManager(manager.repository.folder), "v1.2.0", range(40, 44), parent="v1.1.0")
-    DatasetManager(manager.repository.folder).commit_version("v1.1.0")
+    DatasetManager(manager.repository.folder).commit("v1.1.0")
 
     subjects = build.git(manager.repository.folder, "log", "--format=%s", "main").splitlines()
     assert [subject.split()[1] for subject in subjects[:3]] == ["v1.2.0", "v1.1.0", "v1.0.0"]
@@ -133,7 +134,7 @@ def test_two_processes_that_commit_at_once_both_succeed(manager, build):
         draft = manager.create_version(name, parent="v1.0.0")
         build.fill(manager, draft, range(30 + 4 * number, 34 + 4 * number))
     code = "import sys; from retrain.dataset.manager import DatasetManager as M;"
-    code += "print(M(sys.argv[1]).commit_version(sys.argv[2]).digest)"
+    code += "print(M(sys.argv[1]).commit(sys.argv[2]).digest)"
     command = [sys.executable, "-c", code, str(manager.repository.folder)]
 
     started = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in names]
@@ -150,7 +151,7 @@ def test_two_processes_that_commit_the_same_draft_at_once_make_one_version(manag
     digests = []
 
     def commit():
-        digests.append(DatasetManager(manager.repository.folder).commit_version("v1.1.0").digest)
+        digests.append(DatasetManager(manager.repository.folder).commit("v1.1.0").digest)
 
     threads = [threading.Thread(target=commit) for _ in range(2)]
     for thread in threads:

@@ -32,8 +32,8 @@ def test_a_fresh_clone_has_every_version_after_a_pull(s3_server, manager, build,
         manager.get_version(name).digest for name in manager.versions()
     ]
     stored = s3_server.client.list_objects_v2(Bucket=bucket)["KeyCount"]
-    assert stored == 2 + 2 + 2, (
-        "two packs, two lists of packs, two manifests: an inherited pack is not sent again"
+    assert stored == 2 + 2 + 2 + 2, (
+        "two packs, two segments and the lists of both: what is inherited is not sent again"
     )
 
 

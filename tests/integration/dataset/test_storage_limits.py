@@ -15,17 +15,18 @@ def test_a_full_disk_while_packing_loses_nothing_and_the_next_run_completes(
     shutil.copytree(first_version_folder, folder, symlinks=True)
     manager = DatasetManager(folder)
     draft = manager.create_version("v1.1.0", parent="v1.0.0")
-    build.fill(manager, draft, range(100, 110), side=256)
+    build.fill(manager, draft, range(100, 102), side=256)
     ballast = small_disk / "ballast"
     fill_up(ballast, leave=600_000)
 
     with pytest.raises(StorageFull, match=rf"No space left in {folder}\. Nothing is lost: free some space"):
-        manager.commit_version("v1.1.0")
+        build.fill(manager, draft, range(102, 110), side=256)
 
     assert DatasetManager(folder).versions() == ["v1.0.0"]
     assert manager.verify("v1.0.0").name == "v1.0.0"
     ballast.unlink()
-    assert len(DatasetManager(folder).commit_version("v1.1.0").items) == 34
+    build.fill(manager, draft, range(102, 110), side=256)
+    assert len(DatasetManager(folder).commit("v1.1.0").items) == 34
 
 
 @pytest.mark.parametrize("leave", [0, 20_000, 60_000, 150_000])
@@ -39,13 +40,13 @@ def test_wherever_the_disk_becomes_full_it_is_said_in_words(small_disk, first_ve
     fill_up(ballast, leave)
 
     try:
-        manager.commit_version("v1.1.0")
-        assert leave == 150_000
+        manager.commit("v1.1.0")
+        assert leave >= 60_000
     except StorageFull:
         assert manager.verify("v1.0.0").name == "v1.0.0"
     ballast.unlink()
 
-    assert len(DatasetManager(folder).commit_version("v1.1.0").items) == 28
+    assert len(DatasetManager(folder).commit("v1.1.0").items) == 28
     assert build.git(folder, "tag").split() == ["v1.0.0", "v1.1.0"]
 
 

@@ -5,8 +5,8 @@ import pytest
 from retrain.boxes import Annotations
 from retrain.dataset.manager import DatasetManager
 from retrain.dataset.materialise import materialise
-from retrain.dataset.version import read_manifest
 from retrain.errors import BadInput, Conflict, NotFound, PostConditionFailed
+from retrain.storage.digests import content_digest
 
 
 def test_a_committed_version_is_read_back_from_its_tag_by_another_manager(manager, build):
@@ -17,7 +17,7 @@ def test_a_committed_version_is_read_back_from_its_tag_by_another_manager(manage
     assert again.versions() == ["v1.0.0"]
     assert len(version.items) == 24
     assert {again.image_bytes(version, item) for item in version.items} == {build.image(n) for n in range(24)}
-    assert read_manifest(again.repository.read("manifest.jsonl", "v1.0.0")).digest == version.digest
+    assert content_digest(version.to_manifest()) == version.digest
     log = build.git(manager.repository.folder, "log", "--format=%s|%b|%an|%D", "-1", "v1.0.0")
     assert log.startswith(f"Dataset v1.0.0 {version.digest}|about v1.0.0\n|Retrain|")
     assert again.repository.status() == {}
@@ -68,7 +68,7 @@ def test_committing_the_same_again_gives_the_same_version_and_other_content_is_a
     commits = build.git(manager.repository.folder, "rev-list", "--count", "main")
 
     same = build.version(DatasetManager(manager.repository.folder), "v1.1.0", range(30, 34), parent="v1.0.0")
-    without_draft = DatasetManager(manager.repository.folder).commit_version("v1.1.0")
+    without_draft = DatasetManager(manager.repository.folder).commit("v1.1.0")
 
     assert same.digest == without_draft.digest == first.digest
     with pytest.raises(Conflict, match=r"'v1.1.0' exists with other content .* choose a new name"):
@@ -97,7 +97,7 @@ def test_bad_images_are_all_named_and_none_is_added(manager, build, tmp_path):
     assert str(caught.value).startswith("3 of 4 images cannot be added, so none was:")
     assert len(report.added) == 1
     assert set(report.rejected) == {f"{tmp_path}/text.png", f"{tmp_path}/absent.png", "image 3"}
-    assert len(manager.commit_version(draft).items) == 25
+    assert len(manager.commit(draft).items) == 25
 
 
 def test_labels_change_only_when_asked_and_the_change_is_a_new_version(manager, build):
@@ -106,7 +106,7 @@ def test_labels_change_only_when_asked_and_the_change_is_a_new_version(manager, 
         build.fill(manager, draft, [0, 1], shift=0.5)
     report = build.fill(manager, draft, [0, 1], shift=0.5, relabel=True, sources="human")
 
-    child = manager.commit_version(draft)
+    child = manager.commit(draft)
 
     assert len(report.relabelled) == 2
     diff = manager.diff("v1.0.0", "v1.1.0")
@@ -135,10 +135,10 @@ def test_a_draft_taken_over_by_another_process_refuses_its_old_owner(manager, bu
     other = DatasetManager(manager.repository.folder)
     build.fill(other, other.create_version("v1.1.0", parent="v1.0.0"), [31])
 
-    for late in (lambda: build.fill(manager, draft, [32]), lambda: manager.commit_version("v1.1.0")):
+    for late in (lambda: build.fill(manager, draft, [32]), lambda: manager.commit("v1.1.0")):
         with pytest.raises(Conflict, match="begun anew"):
             late()
-    assert len(other.commit_version("v1.1.0").items) == 25
+    assert len(other.commit("v1.1.0").items) == 25
 
 
 def test_wrong_arguments_are_refused_in_words(manager, build, tmp_path):
@@ -155,9 +155,9 @@ def test_wrong_arguments_are_refused_in_words(manager, build, tmp_path):
             manager.create_version("v2", classes=["a"]), [b"", b""], [Annotations.empty()] * 2, ["g"]
         )
     with pytest.raises(BadInput, match="Draft 'v2' has no images"):
-        manager.commit_version("v2")
+        manager.commit("v2")
     with pytest.raises(NotFound, match="No draft 'v7'"):
-        manager.commit_version("v7")
+        manager.commit("v7")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("dear")
     with pytest.raises(BadInput, match=r"is not empty \(it has 'thesis.tex'\)"):
@@ -178,7 +178,7 @@ def test_damage_in_storage_is_found(manager):
     with pytest.raises(BadInput, match="is damaged"):
         manager.verify("v1.0.0")
     with pytest.raises(PostConditionFailed, match=r"v1.0.0 cannot be read back: .* is damaged"):
-        manager.commit_version("v1.0.0")
+        manager.commit("v1.0.0")
     cached.unlink()
     with pytest.raises(NotFound, match="is not on this machine"):
         manager.image_bytes(version, version.items[0])

@@ -1,9 +1,14 @@
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from retrain.storage.digests import file_digest
+from retrain.storage.packs import pack_file_name, write_packs
+from retrain.storage.selections import SelectedImage, write_selection_file
 
 COLOURS = ((230, 60, 40), (40, 90, 240))
 
@@ -32,8 +37,8 @@ def rectangles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A configuration over 18 images; batches of 4 leave half an accumulation window at each epoch's end."""
     root = tmp_path_factory.mktemp("rectangles")
     return {
-        "train_dirs": [write_rectangles(root / "train", 18, seed=0)],
-        "val_dir": write_rectangles(root / "val", 8, seed=1),
+        "train_data": [write_rectangles(root / "train", 18, seed=0)],
+        "val_data": write_rectangles(root / "val", 8, seed=1),
         "classes": ["red", "blue"],
         "epochs": 3,
         "batch_size": 4,
@@ -42,4 +47,59 @@ def rectangles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "close_mosaic": 1,
         "augment": {"fliplr": 0.5, "mosaic": 1.0},
         "threads": 1,
+    }
+
+
+def name_by_content(root: Path, target: Path) -> Path:
+    """The same data, its images named as in packs."""
+    for part in ("images", "labels"):
+        (target / part).mkdir(parents=True)
+    for path in sorted((root / "images").iterdir()):
+        digest = file_digest(path)
+        (target / "images" / f"{digest}.png").write_bytes(path.read_bytes())
+        (target / "labels" / f"{digest}.txt").write_bytes((root / "labels" / f"{path.stem}.txt").read_bytes())
+    return target
+
+
+def write_selected(folder: Path, root: Path, side: int = 64) -> Path:
+    """A selection of packs with what is in a folder; images that show class 1 weigh 3, others 1."""
+    images = sorted((folder / "images").iterdir())
+    selected, files = [], []
+    for number, pack in enumerate(
+        write_packs(root / "packs", [(path.name, path) for path in images], 60_000)
+    ):
+        files.append(root / "packs" / pack_file_name(pack))
+        with zipfile.ZipFile(files[-1]) as archive:
+            names = archive.namelist()
+        for name in names:
+            labels = (folder / "labels" / f"{Path(name).stem}.txt").read_text()
+            weight = 3.0 if any(line.startswith("1 ") for line in labels.splitlines()) else 1.0
+            selected.append(SelectedImage(name, number, side, side, labels, weight))
+    assert len(files) > 1
+    return write_selection_file(root, files, selected)
+
+
+@pytest.fixture(scope="session")
+def named_rectangles(rectangles: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """`rectangles` in folders as they are made of a dataset version."""
+    root = tmp_path_factory.mktemp("named")
+    train = name_by_content(rectangles["train_data"][0], root / "train")
+    return {
+        **rectangles,
+        "train_data": [train],
+        "val_data": name_by_content(rectangles["val_data"], root / "val"),
+    }
+
+
+@pytest.fixture(scope="session")
+def packed_rectangles(
+    named_rectangles: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """`named_rectangles`, in packs instead of folders."""
+    root = tmp_path_factory.mktemp("packed")
+    train = write_selected(named_rectangles["train_data"][0], root / "train")
+    return {
+        **named_rectangles,
+        "train_data": [train],
+        "val_data": write_selected(named_rectangles["val_data"], root / "val"),
     }

@@ -53,7 +53,7 @@ def uninterrupted(
 
 def plain(config: dict[str, Any]) -> str:
     return json.dumps(
-        {**config, "train_dirs": [str(config["train_dirs"][0])], "val_dir": str(config["val_dir"])}
+        {**config, "train_data": [str(config["train_data"][0])], "val_data": str(config["val_data"])}
     )
 
 
@@ -170,7 +170,7 @@ def test_writes_only_below_the_work_folder_and_nothing_beside_the_data(
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
-    folders = [rectangles["train_dirs"][0], rectangles["val_dir"]]
+    folders = [rectangles["train_data"][0], rectangles["val_data"]]
     before = [sorted(folder.rglob("*")) for folder in folders]
     for folder in folders:
         folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
@@ -208,7 +208,7 @@ def test_learns_and_the_detector_gives_what_the_trained_weights_give(
     detector = Detector.load(result.model_folder)
     stored = StoredModel.read(result.model_folder)
     assert (detector.classes, detector.imgsz) == (("red", "blue"), 64)
-    image = np.asarray(Image.open(rectangles["val_dir"] / "images" / "0000.png"))
+    image = np.asarray(Image.open(rectangles["val_data"] / "images" / "0000.png"))
     raw = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
     with torch.no_grad():
         plain_scores = stored.build().eval()(raw)[0][0, 4:]

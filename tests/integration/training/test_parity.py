@@ -35,7 +35,7 @@ def seeded_by_epoch(trainer: Any) -> None:
 
 
 def train_with_ultralytics(config: dict[str, Any], start: StoredModel, folder: Path) -> list[dict[str, Any]]:
-    data = {"train": str(config["train_dirs"][0] / "images"), "val": str(config["val_dir"] / "images")}
+    data = {"train": str(config["train_data"][0] / "images"), "val": str(config["val_data"] / "images")}
     (folder / "data.yaml").write_text(yaml.safe_dump({**data, "names": {0: "red", 1: "blue"}}))
     trainer = DetectionTrainer(
         overrides={

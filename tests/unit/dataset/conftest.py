@@ -2,6 +2,7 @@ import io
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,7 +34,7 @@ def build_item(seed: int, **changes) -> DatasetItem:
         source="seed",
         metadata={"camera": "north"},
     )
-    return replace(item, **changes)
+    return msgspec.structs.replace(item, **changes)
 
 
 def build_version(items: Iterable[DatasetItem], **changes) -> DatasetVersion:

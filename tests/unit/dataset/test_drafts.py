@@ -2,7 +2,6 @@ import pytest
 
 from retrain.dataset.drafts import Draft, Drafts, check_name
 from retrain.errors import BadInput, Conflict, NotFound
-from retrain.images import read_image
 
 
 def new_draft(name="v1.0.0"):
@@ -37,28 +36,33 @@ def test_a_draft_begun_again_is_empty_and_its_old_handle_is_refused(drafts, make
         drafts.read(old.id)
 
 
-def test_only_images_without_a_pack_need_one(drafts, make_item, make_image):
-    draft, image = new_draft(), read_image(make_image(1))
+def test_later_batches_win_and_what_is_left_out_is_gone(drafts, tmp_path, make_item):
+    draft, changed = new_draft(), make_item(1, source="human")
     drafts.begin(draft)
-    drafts.keep_image(draft, image)
+    drafts.record(draft, [make_item(1), make_item(2)])
+    drafts.record(draft, [changed])
+    assert drafts.items(draft) == {changed.image: changed, make_item(2).image: make_item(2)}
 
-    drafts.record(draft, [make_item(1, pack=""), make_item(2)])
+    drafts.record(draft, (), [make_item(2).image, "of the parent"])
 
-    assert [(name, path.read_bytes()) for name, path in drafts.files(draft)] == [
-        (f"{image.digest}.png", image.data)
-    ]
+    for reader in (drafts, Drafts(tmp_path / "drafts")):
+        assert reader.items(draft) == {changed.image: changed}
+        assert reader.left_out(draft) == {make_item(2).image, "of the parent"}
+    drafts.record(draft, [make_item(2)])
+    assert drafts.left_out(draft) == {"of the parent"}
 
 
-def test_a_half_written_image_is_written_again(drafts, make_item, make_image):
-    draft, image = new_draft(), read_image(make_image(1))
+def test_a_batch_that_was_not_written_whole_is_not_there(drafts, make_item, tmp_path):
+    draft = new_draft()
     drafts.begin(draft)
-    drafts.keep_image(draft, image)
-    drafts.record(draft, [make_item(1, pack="")])
-    drafts.files(draft)[0][1].write_bytes(b"half")
+    drafts.record(draft, [make_item(1)])
+    for leftover in (".000002.json.ab12", "000002.pictures"):
+        (tmp_path / "drafts" / "v1.0.0" / "batches" / leftover).write_bytes(b"")
 
-    drafts.keep_image(draft, image)
+    drafts.record(draft, [make_item(2)], pictures={})
 
-    assert drafts.files(draft)[0][1].read_bytes() == image.data
+    assert len(drafts.items(draft)) == 2
+    assert drafts.pictures(draft) == {}
 
 
 def test_a_missing_draft_is_named(drafts):

@@ -1,8 +1,8 @@
 import errno
 import os
-from dataclasses import replace
 
 import numpy as np
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,7 +57,7 @@ def test_equal_content_of_two_versions_is_one_folder_and_other_labels_are_anothe
     images = images_in_memory(range(8))
     grown = make_version([*version.items, make_item(7)], name="v1.1.0")
     item = version.in_split("val")[0]
-    moved = replace(item, objects=(LabelledObject("a-0", 0, (1.0, 2.5, 10.0, 12.5)),))
+    moved = msgspec.structs.replace(item, objects=(LabelledObject("a-0", 0, (1.0, 2.5, 10.0, 12.5)),))
     relabelled = make_version([i for i in version.items if i != item] + [moved])
 
     val = materialise(version, images, "val", tmp_path)

@@ -21,7 +21,7 @@ def make(tmp_path, monkeypatch):
         images = [png_bytes(number) for number in range(len(recordings))]
         boxes = [Annotations.of([[1, 1, 5, 5]], [0])] * len(images)
         resources.datasets.add_images(draft, images, boxes, groups=recordings, sources="human")
-        resources.datasets.commit_version("v1.0.0")
+        resources.datasets.commit("v1.0.0")
         return resources
 
     return make

@@ -13,7 +13,8 @@ from retrain.config import RetrainConfig
 from retrain.data_collection.forgetting.retention import RetentionPolicy
 from retrain.dataset.dvc_repository import DvcRepository
 from retrain.dataset.manager import DatasetManager
-from retrain.errors import Active, Conflict, NotFound
+from retrain.dataset.publisher import Publisher
+from retrain.errors import Active, BadInput, Conflict, NotFound
 from retrain.storage.digests import content_digest
 from retrain.storage.schema import samples
 from tasks.resources import Resources
@@ -51,7 +52,7 @@ def said(work, resources, *arguments, **more):
 
 def add_version(resources, name, *numbers):
     begin_version(resources.datasets, name, *numbers)
-    resources.datasets.commit_version(name)
+    resources.datasets.commit(name)
 
 
 def begin_version(datasets, name, *numbers):
@@ -70,7 +71,7 @@ def kill_commit(resources, name, before):
     if child == 0:
         place, method = before
         with mock.patch.object(place, method, die):
-            DatasetManager(resources.datasets_path).commit_version(name)
+            DatasetManager(resources.datasets_path).commit(name)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
@@ -172,13 +173,13 @@ def test_a_picture_goes_from_a_draft_that_a_killed_cycle_left_and_the_rest_can_b
 
     assert "1 pictures were taken out of the draft of dataset version v1.0.0" in printed
     assert files_with(resources.datasets_path, png_bytes(1)) == []
-    version = resources.datasets.commit_version("v1.0.0")
+    version = resources.datasets.commit("v1.0.0")
     assert version.by_image.keys() == {content_digest(png_bytes(2))}
 
 
 @pytest.mark.parametrize(
     "before",
-    [(DatasetManager, "_arrange"), (DvcRepository, "commit"), (DvcRepository, "_commit_index")],
+    [(Publisher, "_arrange_packs"), (DvcRepository, "commit"), (DvcRepository, "_commit_index")],
     ids=["pack written", "pack arranged", "pack in the cache of DVC"],
 )
 def test_a_commit_that_was_killed_leaves_no_byte_of_what_is_forgotten_and_can_be_done_again(
@@ -193,8 +194,23 @@ def test_a_commit_that_was_killed_leaves_no_byte_of_what_is_forgotten_and_can_be
     said(forget, resources, NOW, cameras=["gate"])
 
     assert files_with(resources.datasets_path, png_bytes(1)) == []
-    assert resources.datasets.commit_version("v1.1.0").by_image.keys() == {content_digest(png_bytes(2))}
+    assert resources.datasets.commit("v1.1.0").by_image.keys() == {content_digest(png_bytes(2))}
     assert resources.datasets.verify("v1.0.0").by_image.keys() == {content_digest(png_bytes(3))}
+
+
+def test_a_version_made_after_forgetting_has_neither_the_picture_nor_its_bytes(resources):
+    collect(resources, 1)
+    add_version(resources, "v1.0.0", 1, 2)
+
+    said(forget, resources, NOW, cameras=["gate"])
+    datasets = resources.datasets
+    later = datasets.commit(datasets.create_version("v1.1.0", parent="v1.0.0"))
+
+    assert later.by_image.keys() == {content_digest(png_bytes(2))}
+    for pack in {item.pack for item in later.items}:
+        assert png_bytes(1) not in datasets.pack_file(later, pack).read_bytes()
+    with pytest.raises(BadInput, match="was forgotten for good"):
+        begin_version(datasets, "v1.2.0", 1)
 
 
 def test_packs_of_committed_versions_stay_whole(resources):

@@ -20,7 +20,7 @@ def make_data(root: Path) -> Path:
 @pytest.fixture
 def request_(tmp_path: Path) -> TrainingRequest:
     root = make_data(tmp_path / "data")
-    return TrainingRequest.of({"train_dirs": [root], "val_dir": root, "classes": ["x"]})
+    return TrainingRequest.of({"train_data": [root], "val_data": root, "classes": ["x"]})
 
 
 def key(request: TrainingRequest, work: str = "jobs", accumulation: int = 1, *, mixed: bool = False) -> str:
@@ -29,8 +29,8 @@ def key(request: TrainingRequest, work: str = "jobs", accumulation: int = 1, *, 
 
 def test_same_data_at_another_place_is_the_same_job(request_: TrainingRequest, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
-    shutil.copytree(request_.val_dir, moved)
-    assert key(replace(request_, train_dirs=(moved,), val_dir=moved), work="elsewhere") == key(request_)
+    shutil.copytree(request_.val_data, moved)
+    assert key(replace(request_, train_data=(moved,), val_data=moved), work="elsewhere") == key(request_)
 
 
 def test_whatever_changes_the_weights_changes_the_key(request_: TrainingRequest, tmp_path: Path) -> None:
@@ -48,19 +48,19 @@ def test_whatever_changes_the_weights_changes_the_key(request_: TrainingRequest,
     keys |= {key(tuned)}
     (start / "weights.safetensors").write_bytes(b"v")
     keys |= {key(tuned)}
-    (request_.val_dir / "labels" / "1.txt").write_text("")
+    (request_.val_data / "labels" / "1.txt").write_text("")
     keys |= {key(request_)}
     assert len(keys) == 7
 
 
 def test_given_digest_names_the_data_without_reading_it(request_: TrainingRequest) -> None:
-    known = replace(request_, data_digest="d", train_dirs=(Path("absent"),))
+    known = replace(request_, data_digest="d", train_data=(Path("absent"),))
     assert key(known) == key(replace(request_, data_digest="d"))
 
 
 def test_missing_data_and_weights_are_named(request_: TrainingRequest, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="absent"):
-        key(replace(request_, val_dir=tmp_path / "absent"))
+        key(replace(request_, val_data=tmp_path / "absent"))
     with pytest.raises(NotFound, match="initial_weights"):
         key(replace(request_, initial_weights=tmp_path))
 

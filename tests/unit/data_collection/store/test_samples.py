@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from retrain.boxes import Detections
-from retrain.data_collection.duplicates.perceptual_hash import perceptual_hash
+from retrain.duplicates.perceptual_hash import perceptual_hash
 from retrain.data_collection.sample import DataSample, SampleKey
 from retrain.data_collection.store.packs import pack_key
 from retrain.data_collection.store.samples import Arrival, Draw, SampleStore

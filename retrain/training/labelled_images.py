@@ -1,0 +1,126 @@
+"""Images with their labels, from folders or from packs, read strictly and without writing anything beside them."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from retrain.boxes import FloatArray
+from retrain.errors import BadInput, NotFound
+from retrain.training.packed_images import PackedImage, packed_images
+from retrain.training.ultralytics_parts import IMG_FORMATS, YOLODataset, exif_size
+
+_READERS = 4
+
+
+class LabelledImages(YOLODataset):
+    """Ultralytics' dataset over any mix of data folders and selection files.
+
+    Of a folder it is given `<folder>/images`; the labels are in `<folder>/labels`. Ultralytics' own reader drops
+    damaged files with a log line, repairs JPEGs in place and leaves a cache file beside the labels. This one writes
+    nothing and raises for what it cannot use. An image without a label file has no objects.
+    """
+
+    @property
+    def weights(self) -> FloatArray | None:
+        """How often to draw each image, shape (n,), above 0, where all images come with a weight."""
+        given = [name.image.weight for name in self.im_files if isinstance(name, PackedImage)]
+        if len(given) < len(self.im_files) or None in given:
+            return None
+        return np.array(given, dtype=np.float64)
+
+    def get_img_files(self, img_path: list[str]) -> list[str]:
+        """Images, place by place, ordered by name only, so that the place of the data does not matter."""
+        found: list[str] = []
+        for place in map(Path, img_path):
+            found += packed_images(place) if place.is_file() else _image_files(place)
+        if not found:
+            raise BadInput(f"There is no image in {', '.join(img_path)}.")
+        return found
+
+    def get_labels(self) -> list[dict[str, Any]]:
+        return [self._entry(name) for name in self.im_files]
+
+    def load_image(self, i: int, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().load_image(i, *args, **kwargs)
+        except FileNotFoundError as error:
+            raise BadInput(f"{self.im_files[i]} is missing or cut short; fetch it again.") from error
+
+    def cache_images(self) -> None:
+        """Decode all images now, without the progress bar that cannot be switched off."""
+        with ThreadPoolExecutor(_READERS) as readers:
+            loaded = list(readers.map(self.load_image, range(self.ni)))
+        self.im_hw0, self.im_hw = [item[1] for item in loaded], [item[2] for item in loaded]
+        self.ims = self._ImageCache([item[0] for item in loaded])
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        if isinstance(name, PackedImage):
+            rows, shape = parse_labels(name.image.labels, name, len(self.data["names"])), name.shape
+        else:
+            rows, shape = _read_entry(Path(name), len(self.data["names"]))
+        return {
+            "im_file": str(name),
+            "shape": shape,
+            "cls": rows[:, :1],
+            "bboxes": rows[:, 1:],
+            "segments": [],
+            "keypoints": None,
+            "normalized": True,
+            "bbox_format": "xywh",
+        }
+
+
+def _image_files(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise NotFound(f"{folder} does not exist; a data folder holds images/ and labels/.")
+    images = [path for path in folder.iterdir() if path.suffix[1:].lower() in IMG_FORMATS]
+    return [str(path) for path in sorted(images, key=lambda path: path.name)]
+
+
+def _read_entry(path: Path, classes: int) -> tuple[NDArray[np.float32], tuple[int, int]]:
+    """Label rows of an image file, and its height and width."""
+    rows = read_labels(path.parents[1] / "labels" / f"{path.stem}.txt", classes)
+    try:
+        with Image.open(path) as image:
+            width, height = exif_size(image)
+    # Ultralytics replaces Image.open by one that looks for a HEIF plugin when nothing else can read the file.
+    except (UnidentifiedImageError, ImportError, OSError) as error:
+        raise BadInput(f"{path} cannot be read as an image ({error}).") from error
+    return rows, (height, width)
+
+
+def read_labels(path: Path, classes: int) -> NDArray[np.float32]:
+    """`parse_labels` of a file; none where there is no file."""
+    return parse_labels(path.read_text(encoding="utf-8-sig") if path.is_file() else "", str(path), classes)
+
+
+def parse_labels(text: str, path: str, classes: int) -> NDArray[np.float32]:
+    """Rows of class, centre x, centre y, width, height (fractions of the image), repeated rows dropped.
+
+    Args:
+        path: what they belong to, for errors.
+
+    Raises:
+        BadInput: a row does not have five numbers, a class is not known or a box is outside the image.
+    """
+    lines = [line.split() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return np.zeros((0, 5), dtype=np.float32)  # a background image: nothing to find is a label too
+    try:
+        rows = np.array(lines, dtype=np.float32).reshape(len(lines), -1)
+    except ValueError as error:
+        raise BadInput(f"{path} must hold rows of five numbers ({error}).") from error
+    if rows.shape[1] != 5 or not np.isfinite(rows).all():
+        raise BadInput(f"{path} must hold rows of five finite numbers.")
+    unknown = (rows[:, 0] % 1 != 0) | (rows[:, 0] < 0) | (rows[:, 0] >= classes)
+    if unknown.any():
+        raise BadInput(f"{path} has class {rows[unknown][0, 0]:g}; known are 0 to {classes - 1}.")
+    outside = (rows[:, 1:] < 0) | (rows[:, 1:] > 1)
+    if outside.any():
+        raise BadInput(f"{path} has a box outside the image: {rows[outside.any(axis=1)][0, 1:].tolist()}.")
+    _, first = np.unique(rows, axis=0, return_index=True)
+    return rows[np.sort(first)]
