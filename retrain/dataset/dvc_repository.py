@@ -7,7 +7,7 @@ DVC tracks; the bytes are in DVC's cache, named by their MD5.
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,19 +258,27 @@ class DvcRepository:
                 everything = (f"{_BRANCH}:{_BRANCH}", "refs/tags/*:refs/tags/*")
                 self._run.git("push", "-q", "--atomic", git_remote, *everything)
 
-    def pull(self) -> None:
-        """Bring the data of every tagged version from the remote and show the newest.
+    def pull(self, tags: Collection[str] | None = None) -> None:
+        """Bring data from the remote.
+
+        Args:
+            tags: the versions whose data is wanted; by default all, and then the newest is shown.
 
         Raises:
+            NotFound: no such tag.
             PostConditionFailed: something is still missing afterwards.
         """
         with self.locked():
-            self._transfer().fetch()
-            self._run.dvc("checkout", "-f")
+            self._transfer(tags).fetch()
+            if tags is None:
+                self._run.dvc("checkout", "-f")
 
-    def _transfer(self) -> Transfer:
+    def _transfer(self, names: Collection[str] | None = None) -> Transfer:
+        tags = {tag.name: tag for tag in self.tags()}
+        if unknown := sorted(set(names or ()) - tags.keys()):
+            raise NotFound(f"No version {unknown[0]!r} in {self.folder}. Existing: {', '.join(tags) or 'none'}.")
         pointers = {}
-        for tag in self.tags():
+        for tag in (tags[name] for name in (tags if names is None else names)):
             names = self._run.git("ls-tree", "--name-only", tag.commit).split()
             tracked = [name for name in names if name.endswith(".dvc") and name != ".dvc"]
             pointers[tag.name] = {name: self._run.git("show", f"{tag.commit}:{name}") for name in tracked}

@@ -84,6 +84,7 @@ def box_issues(table: BoxTable, classes: Sequence[str], limits: QualityLimits) -
     area = np.log(np.prod(sides / table.sizes[usable], axis=1))
     aspect = np.log(sides[:, 0] / sides[:, 1])
     z = robust_z(area, table.classes[usable], limits.min_class_boxes)
+    z[_cut_off(table, usable) & (z < 0)] = 0
     for row, score in _beyond(usable, z, limits.size_z):
         how = "larger" if score > 0 else "smaller"
         name = _name(classes, int(table.classes[row]))
@@ -160,6 +161,7 @@ def _odd_aspects(
 ) -> Iterator[Issue]:
     """`aspect`: log (width / height) of the usable rows."""
     z = robust_z(aspect, table.classes[usable], limits.min_class_boxes)
+    z[_cut_off(table, usable)] = 0
     absolute = np.exp(np.abs(aspect)) > limits.max_aspect
     for place in np.flatnonzero(absolute | (np.abs(z) > limits.aspect_z)):
         row, score = int(usable[place]), float(z[place])
@@ -169,6 +171,14 @@ def _odd_aspects(
             f"{_text(table, row)} is {width:g} x {height:g} px, odd for {name!r} (robust z {score:+.1f})."
         )
         yield table.issue("implausible-aspect", np.array([row]), message, float(np.exp(aspect[place])))
+
+
+def _cut_off(table: BoxTable, rows: IntArray) -> NDArray[np.bool_]:
+    """Whether a box ends at the border of its image, give or take a pixel: its object may go on beyond."""
+    boxes, sizes = table.boxes[rows], table.sizes[rows]
+    ends = (boxes[:, :2] <= 1) | (boxes[:, 2:] >= sizes - 1)
+    at_border: NDArray[np.bool_] = np.asarray(ends.any(axis=1))
+    return at_border
 
 
 def _beyond(rows: IntArray, z: FloatArray, limit: float) -> Iterator[tuple[int, float]]:

@@ -42,8 +42,9 @@ class QualityLimits:
     Attributes:
         duplicate_iou: overlap in (0, 1] from which two boxes of one image are the same box.
         min_side_px: a side below this is tiny.
-        size_z: robust standard deviations of log area from the median of the class.
-        aspect_z: likewise of log (width / height).
+        size_z: robust standard deviations of log area, as a share of the image's, from the median of the class.
+            Smaller ones at the border are let through: their object may be cut off.
+        aspect_z: likewise of log (width / height); boxes at the border are let through.
         max_aspect: longer side through shorter side, whatever the class.
         min_class_boxes: classes with fewer boxes have no distribution to compare with.
         image_share: share of the image's area from which a box covers it.

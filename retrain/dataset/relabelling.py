@@ -90,7 +90,7 @@ def _without(boxes: Mapping[str, NamedBox], taken: Mapping[NamedBox, int]) -> li
     left = dict(taken)
     kept = []
     for name, box in boxes.items():
-        if False:
+        if left.get(box, 0):
             left[box] -= 1
         else:
             kept.append((name, box))

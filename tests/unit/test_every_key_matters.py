@@ -12,6 +12,7 @@ import shutil
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,7 @@ from flows.demo import _serve_until_crossing
 from retrain.boxes import Annotations, Detections
 from retrain.config import RetrainConfig
 from retrain.data_collection.triggers.crossings import record_crossing, select_samples
-from retrain.dataset.splitter import DatasetSplitter
+from retrain.dataset.splitter import DatasetSplitter, GroupContents
 from retrain.errors import PostConditionFailed, RetrainError
 from retrain.evaluation.comparator import Comparison
 from retrain.serving.release import Lineage, read_release
@@ -294,9 +295,10 @@ def first_version(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
     resources.__dict__["datasets"] = datasets
     make_first_version.fn(resources)
     created, added = datasets.create_version.call_args, datasets.add_images.call_args
-    splitter = DatasetSplitter(created.kwargs["splits"])
+    groups = {group: GroupContents(images, {}) for group, images in Counter(added.kwargs["groups"]).items()}
+    splits = DatasetSplitter(created.kwargs["splits"]).assign(groups)
     images = [hashlib.sha256(data).hexdigest() for data in added.args[1]]
-    return images, [(group, splitter.split_of(group)) for group in added.kwargs["groups"]]
+    return images, splits
 
 
 def evaluated(resources: Resources, patch: pytest.MonkeyPatch) -> Any:

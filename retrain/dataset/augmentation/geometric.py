@@ -148,7 +148,7 @@ def warped(scene: Scene, matrix: FloatArray, fill: int, min_visible: float) -> S
 
 
 def _lost_detail_px(scene: Scene, matrix: FloatArray) -> float:
-    """Standard deviation of what a smaller picture cannot show, a pixel's own being a half (Lowe, 2004: section 3.3)."""
+    """Standard deviation of what a smaller picture cannot show, a pixel's own being a half (Lowe, 2004: 3.3)."""
     w, h = scene.width, scene.height
     corners = np.array([[0.0, 0.0, 1.0], [w, 0.0, 1.0], [w, h, 1.0], [0.0, h, 1.0]]) @ matrix.T
     factor = math.sqrt(cv2.contourArea((corners[:, :2] / corners[:, 2:]).astype(np.float32)) / (w * h))

@@ -104,10 +104,10 @@ class Equalise(PixelStep):
     """Tiles along each side."""
 
     def alter(self, image: RgbImage, draws: Draws) -> RgbImage:
-        # A tile without a pixel is a division by zero inside OpenCV.
-        grid = (min(self.tiles, image.shape[1]), min(self.tiles, image.shape[0]))
         lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
-        lightness = cv2.createCLAHE(draws.uniform(self.clip_limit), grid).apply(lab[..., 0])
+        lightness = cv2.createCLAHE(draws.uniform(self.clip_limit), (self.tiles, self.tiles)).apply(
+            lab[..., 0]
+        )
         lab[..., 0] = lightness
         evened: RgbImage = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
         return evened

@@ -15,7 +15,7 @@ RgbImage = NDArray[np.uint8]
 MAX_SIDE = 32_766
 """OpenCV addresses pixels in a warp with 16 bits."""
 SMALLEST_SIDE_PX = 1.0
-_ROUNDING_PX = 1e-6
+_ROUNDING = 1e-6
 
 
 class PartnerSource(Protocol):
@@ -127,8 +127,8 @@ class Scene:
 
     def _kept(self, min_visible: float) -> "Scene":
         sides = (self.boxes[:, 2:] - self.boxes[:, :2]).min(axis=1, initial=np.inf)
-        seen = (self.visible > 0) & (self.visible >= min_visible)
-        keep = seen & (sides >= SMALLEST_SIDE_PX - _ROUNDING_PX)
+        seen = (self.visible > 0) & (self.visible >= min_visible - _ROUNDING)
+        keep = seen & (sides >= SMALLEST_SIDE_PX - _ROUNDING)
         return Scene(self.image, self.boxes[keep], self.classes[keep], self.visible[keep])
 
 

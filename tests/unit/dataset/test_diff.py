@@ -107,6 +107,14 @@ def test_classes_are_compared_by_name(make_item, make_version):
     assert diff.objects_by_class == {"zero": (1, 1), "one": (0, 0), "two": (0, 0), "three": (0, 0)}
 
 
+def test_the_same_index_under_another_class_name_is_a_relabelling(make_item, make_version):
+    item = make_item(1, objects=(LabelledObject("a", 0, BOX),))
+
+    diff = diff_versions(make_version([item]), make_version([item], classes=("none", "one", "two")))
+
+    assert diff.objects_by_change() == {"reclassed": 1}
+
+
 def test_a_class_at_the_end_of_the_list_renumbers_none(make_version):
     longer = make_version([], classes=("zero", "one", "two", "three"))
 

@@ -1,9 +1,10 @@
 import errno
 import os
 
-import numpy as np
 import msgspec
+import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -101,7 +102,7 @@ def test_a_full_disk_leaves_nothing_and_the_next_call_completes(version, images_
     with pytest.raises(StorageFull, match=f"No space left in {tmp_path}"):
         materialise(version, images, "train", tmp_path)
 
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    assert {path.name for path in tmp_path.iterdir()} <= {".lock", "objects"}
     images.fail_after = None
     assert len(list((materialise(version, images, "train", tmp_path) / "images").iterdir())) == 5
 
@@ -112,7 +113,33 @@ def test_what_a_killed_process_left_is_removed(version, images_in_memory, tmp_pa
 
     folder = materialise(version, images_in_memory(range(6)), "train", tmp_path)
 
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".lock", folder.name])
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "objects", folder.name}
+
+
+def test_the_next_version_reads_only_what_is_new_and_shares_the_files(
+    version, images_in_memory, make_item, make_version, tmp_path
+):
+    first = materialise(version, images_in_memory(range(6)), "train", tmp_path)
+    grown, later = make_version([*version.items, make_item(7)], name="v1.1.0"), images_in_memory([7])
+
+    second = materialise(grown, later, "train", tmp_path)
+
+    assert later.given == 1
+    for item in version.in_split("train"):
+        one, two = (folder / "images" / item.file_name for folder in (first, second))
+        assert one.samefile(two)
+        assert not one.stat().st_mode & 0o222
+
+
+def test_all_splits_together_are_laid_out_as_ultralytics_reads_them(version, images_in_memory, tmp_path):
+    folder = materialise(version, images_in_memory(range(6)), None, tmp_path)
+
+    described = yaml.safe_load((folder / "data.yaml").read_text())
+    assert described == {"train": "images/train", "val": "images/val", "names": {0: "zero", 1: "one", 2: "two"}}
+    for split in ("train", "val"):
+        for kind, suffixes in (("images", {i.file_name for i in version.in_split(split)}), ("labels", None)):
+            names = {path.name for path in (folder / kind / split).iterdir()}
+            assert names == (suffixes or {f"{item.image}.txt" for item in version.in_split(split)})
 
 
 @given(

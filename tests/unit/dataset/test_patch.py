@@ -95,6 +95,7 @@ def test_two_patches_one_after_the_other_are_one(a, b, c):
 
     assert apply(both, a) == c
     assert both.is_empty == (a == c)
+    assert not {item.image for item in both.written} & set(both.removed)
 
 
 @some

@@ -178,6 +178,15 @@ def test_a_low_left_box_is_in_the_last_row_and_first_column():
     assert stats.boxes.centres[GRID - 1][0] == 1
 
 
+def test_a_sliver_at_the_edge_whose_centre_rounds_onto_it_is_in_the_last_cell():
+    box = (math.nextafter(640.0, 0.0), math.nextafter(480.0, 0.0), 640.0, 480.0)
+    assert (box[0] + box[2]) / 2 == 640.0
+
+    stats = dataset_statistics(make_version([make_item(1, [(0, box)])]))
+
+    assert stats.boxes.centres[GRID - 1][GRID - 1] == 1
+
+
 def test_co_occurrence_counts_the_images_that_show_both(version):
     stats = dataset_statistics(version)
 

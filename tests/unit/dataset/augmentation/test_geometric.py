@@ -177,6 +177,15 @@ def test_what_is_left_of_an_object_is_counted_over_all_steps(painted):
     assert (len(once.boxes), len(twice.boxes)) == (1, 0)
 
 
+@pytest.mark.parametrize("degrees", [90, 180, -90])
+def test_rounding_does_not_count_as_leaving_the_picture(degrees, painted, apply):
+    image, annotations = painted(7, 7, [(0, 0, 7, 7), (0, 0, 1, 1)])
+
+    turned = apply(still(rotate_deg=[degrees, degrees], min_visible=1), image, annotations)
+
+    assert len(turned.boxes) == 2
+
+
 def test_objects_of_less_than_a_pixel_are_dropped(painted, apply):
     image, annotations = painted(100, 100, [(40, 40, 44, 60), (10, 10, 30, 30)])
 

@@ -175,6 +175,7 @@ def test_sensor_noise_is_normal_and_independent_between_pixels_and_channels(alte
     assert [np.mean(np.abs(noise) < 10.5 * k) for k in (1, 2, 3)] == pytest.approx(
         [0.706, 0.964, 0.9984], abs=0.006
     )
+    assert len(np.unique(noise, axis=0)) == len(noise)
     assert abs(np.corrcoef(noise[:, :-1, 0].ravel(), noise[:, 1:, 0].ravel())[0, 1]) < 0.02
     assert abs(np.corrcoef(noise[..., 0].ravel(), noise[..., 1].ravel())[0, 1]) < 0.02
 
