@@ -7,6 +7,7 @@ from pathlib import Path
 from retrain.dataset.additions import in_packs
 from retrain.dataset.assignment import decide_splits
 from retrain.dataset.candidates import Progress
+from retrain.dataset.coverage import camera_of
 from retrain.dataset.drafts import Draft, Drafts
 from retrain.dataset.duplicates import near_pairs
 from retrain.dataset.history import History
@@ -67,7 +68,9 @@ class Composer:
         old = self.pictures((item for image, item in items.items() if image in known), progress) if new else {}
         if progress is not None:
             progress("comparing pictures", 0, len(new))
-        pairs = near_pairs(new, old)
+        groups = {image: item.group for image, item in items.items()}
+        cameras = {image: camera for image, item in items.items() if (camera := camera_of(item.metadata))}
+        pairs = near_pairs(new, old, groups=groups, cameras=cameras)
         items = decide_splits(items, pairs, DatasetSplitter(draft.splits, draft.salt))
         return items, find_leaks(items, pairs, draft.waivers, len(new))
 

@@ -61,11 +61,16 @@ class _Candidates:
     mirrored: NDArray[np.bool_]
     distance: IntArray
 
+    def at(self, places: IntArray) -> "_Candidates":
+        return _Candidates(self.low[places], self.high[places], self.mirrored[places], self.distance[places])
+
 
 def near_pairs(
     new: Mapping[str, PerceptualHash],
     known: Mapping[str, PerceptualHash],
     rule: NearDuplicateRule | None = None,
+    groups: Mapping[str, str] | None = None,
+    cameras: Mapping[str, str] | None = None,
 ) -> list[NearPair]:
     """Every two images that the rule calls the same picture, at least one of them in `new`.
 
@@ -81,6 +86,9 @@ def near_pairs(
         new: image digest → hash; an image that is also in `known` counts as new.
         known: likewise.
         rule: by default `LEAK_RULE`; `NearDuplicateRule()` is the stricter one of the collection.
+        groups: image digest → group; pairs inside one group are left out.
+        cameras: image digest → camera. All that a fixed camera sees has near hashes, so two images of the same camera
+            are looked at closely in any case, as the collection does.
 
     Returns:
         Sorted by digests, each pair once: as it is before mirrored, where both are true.
@@ -88,8 +96,12 @@ def near_pairs(
     rule = rule or LEAK_RULE
     names = [*sorted(new), *sorted(known.keys() - new.keys())]
     pictures = [*(new[name] for name in names[: len(new)]), *(known[name] for name in names[len(new) :])]
-    candidates = _candidates(pictures, len(new), rule)
+    candidates = _candidates(pictures, len(new), rule, _labels(names, groups))
     same = _look_closely(pictures, candidates, rule.max_difference)
+    if cameras and math.isinf(rule.max_difference):
+        labels = _labels(names, cameras)
+        fixed = np.flatnonzero(labels[candidates.low] == labels[candidates.high])
+        same[fixed] = _look_closely(pictures, candidates.at(fixed), NearDuplicateRule().max_difference)
     pairs: dict[tuple[str, str], NearPair] = {}
     for place in np.flatnonzero(same):
         pair = _pair(names, pictures, candidates, int(place))
@@ -121,8 +133,17 @@ def linked_labels(count: int, links: IntArray) -> IntArray:
     return labels
 
 
-def _candidates(pictures: Sequence[PerceptualHash], asked: int, rule: NearDuplicateRule) -> _Candidates:
-    """What is near the first `asked` pictures by hash."""
+def _labels(names: Sequence[str], of: Mapping[str, str] | None) -> IntArray:
+    """A number for each name: equal where both have an equal text; those without one differ from all others."""
+    numbers: dict[str, int] = {}
+    labels = [numbers.setdefault(text, len(numbers)) if (text := (of or {}).get(name)) else None for name in names]
+    return np.array([-1 - place if label is None else label for place, label in enumerate(labels)], np.int64)
+
+
+def _candidates(
+    pictures: Sequence[PerceptualHash], asked: int, rule: NearDuplicateRule, groups: IntArray
+) -> _Candidates:
+    """What is near the first `asked` pictures by hash, outside their own groups."""
     p, d = (np.fromiter((getattr(h, kind) for h in pictures), np.uint64, len(pictures)) for kind in "pd")
     rows, crowded = [np.empty((0, 4), np.int64)], 0
     for start in range(0, asked, _BLOCK):
@@ -130,7 +151,7 @@ def _candidates(pictures: Sequence[PerceptualHash], asked: int, rule: NearDuplic
         turned = [picture.mirrored for picture in block] if rule.mirrored else []
         near = hashes_within(p, d, [*block, *turned], rule.max_distance)
         for offset in range(len(block)):
-            nearest = _nearest(start + offset, near[offset :: len(block)])
+            nearest = _nearest(start + offset, near[offset :: len(block)], groups)
             crowded += len(nearest) > rule.max_candidates
             rows.append(nearest[: rule.max_candidates])
     if crowded:
@@ -143,13 +164,13 @@ def _candidates(pictures: Sequence[PerceptualHash], asked: int, rule: NearDuplic
     return _merged(np.concatenate(rows))
 
 
-def _nearest(place: int, near: Sequence[tuple[IntArray, IntArray]]) -> IntArray:
+def _nearest(place: int, near: Sequence[tuple[IntArray, IntArray]], groups: IntArray) -> IntArray:
     """Rows of (low, high, mirrored, distance), nearest first. `near`: as it is and perhaps mirrored."""
     others, distances = (np.concatenate(part) for part in zip(*near, strict=True))
     mirrored = np.arange(len(others)) >= len(near[0][0])
     rows = np.stack(
         [np.minimum(others, place), np.maximum(others, place), mirrored.astype(np.int64), distances], axis=1
-    )[others != place]
+    )[groups[others] != groups[place]]
     nearest: IntArray = rows[np.lexsort(rows.T)]
     return nearest
 

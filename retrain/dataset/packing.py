@@ -8,7 +8,8 @@ from pathlib import Path
 from retrain.dataset.disk import link
 from retrain.dataset.version import DatasetItem
 from retrain.errors import BadInput
-from retrain.storage.packs import pack_file_name, read_pack, write_packs
+from retrain.storage.pack_reader import PackReader
+from retrain.storage.packs import pack_file_name, write_packs
 
 _WORTH_KEEPING = 64 * 2**20
 """Smaller packs are put together at the commit, so that many small additions do not make many files."""
@@ -73,8 +74,9 @@ def _parts(loose: Mapping[str, Path]) -> Iterator[list[tuple[str, bytes]]]:
     """Images by name with their bytes, in parts that fit into memory."""
     part: list[tuple[str, bytes]] = []
     size = 0
+    reader = PackReader()
     for name in sorted(loose):
-        (data,) = read_pack(loose[name], [name])
+        data = reader.read(loose[name], name)
         if part and size + len(data) > _AT_ONCE:
             yield part
             part, size = [], 0

@@ -84,7 +84,7 @@ def detect(path: str | Path | Tree) -> str:
     Raises:
         BadInput: there is none, or more than one with labels.
     """
-    tree = Tree.of(path)
+    tree = _inner(Tree.of(path))
     found = [name for name, each in FORMATS.items() if each.is_in(tree)]
     found = found or [name for name, each in FORMATS.items() if each.may_be_in(tree)]
     labelled = [name for name in found if name != "folders"]

@@ -179,14 +179,19 @@ class _Reader:
     def _splits(self) -> dict[str, str] | None:
         """The split of each listed image; None where there is no list at all."""
         ours = {name: name for name in self._sidecar.splits}
-        names = {**SPLIT_NAMES, **ours, "trainval": "train"}
+        names = {**SPLIT_NAMES, "trainval": "train", **ours}
         lists = [f"{_LISTS}/{name}.txt" for name in names if f"{_LISTS}/{name}.txt" in self._tree.files]
         by_stem = {posixpath.splitext(image)[0]: image for image in self._tree.images()}
         splits: dict[str, str] = {}
         for file in lists:
             split = names[posixpath.splitext(posixpath.basename(file))[0]]
             is_union = file.endswith("/trainval.txt")
-            for index, line in enumerate(read_text(self._tree.path(file)).splitlines(), 1):
+            try:
+                lines = read_text(self._tree.path(file)).splitlines()
+            except BadInput as e:
+                self._report(file, "", f"{e}: its images are in no split", "nothing")
+                continue
+            for index, line in enumerate(lines, 1):
                 if name := line.strip():
                     self._list(file, f"line {index}", name, split, is_union, by_stem, splits)
         return splits if lists else None

@@ -74,6 +74,8 @@ def write(
         PostConditionFailed: what was written does not read back as the version; nothing of it is kept.
     """
     names, items = selected(version, splits)
+    if taken := sorted({"names", "nc", "path"} & set(names)):
+        raise BadInput(f"Split {taken[0]!r} of {version.name} means something else in data.yaml; rename it.")
     notes = []
     with arriving(
         target, lambda folder: check_read_back(read(folder), version, items, _TOLERANCE_PX)
@@ -136,9 +138,14 @@ class _Reader:
         return []
 
     def _listed(self, list_file: str) -> list[tuple[str, str]]:
-        found = []
+        found: list[tuple[str, str]] = []
         folders = (posixpath.dirname(list_file), self._config.base, "")
-        for index, line in enumerate(read_text(self._tree.path(list_file)).splitlines(), 1):
+        try:
+            lines = read_text(self._tree.path(list_file)).splitlines()
+        except BadInput as e:
+            self._report(list_file, "", f"{e}: nothing is imported from it", "image")
+            return found
+        for index, line in enumerate(lines, 1):
             if not (name := line.strip()):
                 continue
             try:

@@ -191,3 +191,22 @@ def test_the_two_near_duplicates_of_bccd_are_found_and_no_others():
         (25, False, False),
     ]
     assert near_pairs(pictures, {}, NearDuplicateRule()) == [], "the close look of the collection keeps both"
+
+
+def test_pairs_inside_a_group_are_left_out_before_candidates_are_counted():
+    pictures = {name: perceptual_hash(scene(0)) for name in ("a", "b", "c")}
+
+    pairs = near_pairs(pictures, {}, groups={"a": "day-1", "b": "day-1"})
+
+    assert [(pair.first, pair.second) for pair in pairs] == [("a", "c"), ("b", "c")]
+
+
+def test_frames_of_one_camera_are_looked_at_closely_and_of_two_cameras_are_not():
+    before, after = scene(0), scene(0).copy()
+    after[40:60, 40:60] = 255 - after[40:60, 40:60]
+    pictures = {"a": perceptual_hash(before), "b": perceptual_hash(after)}
+    assert near_pairs(pictures, {}, LEAK_RULE)
+
+    assert near_pairs(pictures, {}, cameras={"a": "gate", "b": "gate"}) == []
+    assert near_pairs(pictures, {}, cameras={"a": "gate", "b": "dock"})
+    assert near_pairs({**pictures, "b": pictures["a"]}, {}, cameras={"a": "gate", "b": "gate"})

@@ -85,6 +85,7 @@ def test_a_file_or_a_link_is_no_target(tmp_path):
 
 def test_splits_that_are_not_there_or_cannot_be_file_names_are_refused(build, world, tmp_path):
     version, store = world
+    taken = build.version([build.item(build.image(), split="names")], splits={"names": 1.0})
     odd = build.version([build.item(build.image(), split="../x")], splits={"../x": 1.0})
 
     with pytest.raises(BadInput, match=r"has no split gold\. It has: train, val, test"):
@@ -93,6 +94,8 @@ def test_splits_that_are_not_there_or_cannot_be_file_names_are_refused(build, wo
         write_dataset(version, store, tmp_path / "out", "coco", ["val"])
     with pytest.raises(BadInput, match=r"Split '\.\./x' of v1.0.0 cannot be the name of a file"):
         write_dataset(odd, store, tmp_path / "out", "voc")
+    with pytest.raises(BadInput, match=r"Split 'names' of v1\.0\.0 means something else in data\.yaml"):
+        write_dataset(taken, store, tmp_path / "out", "yolo")
 
 
 @pytest.mark.parametrize(

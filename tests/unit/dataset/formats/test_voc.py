@@ -162,6 +162,15 @@ def test_lists_say_the_split_and_trainval_only_what_the_others_do_not(build, tmp
     ]
 
 
+def test_a_list_that_is_no_text_is_reported(read, build, tmp_path):
+    build.lay_out(tmp_path, {"ImageSets/Main/val.txt": b"\xff"})
+
+    dataset = read(build.voc_xml("a.png", ("dog", 2, 2, 9, 9)))
+
+    assert dataset.images[0].split is None
+    assert [(p.file, p.lost) for p in dataset.problems] == [("ImageSets/Main/val.txt", "nothing")]
+
+
 def test_xml_beside_the_images_takes_the_split_from_the_folder(build, tmp_path):
     files = {}
     for folder in ("train", "valid"):

@@ -170,6 +170,14 @@ def test_splits_are_folders_lists_of_folders_or_text_files(build, tmp_path):
     ]
 
 
+def test_a_list_of_images_that_is_no_text_is_reported(read, build, tmp_path):
+    build.lay_out(tmp_path, {"val.txt": b"\xff"})
+
+    dataset = read(config=f"{YAML}val: val.txt\n")
+
+    assert [(p.file, p.lost) for p in dataset.problems] == [("val.txt", "image")]
+
+
 @pytest.mark.parametrize("place", ["../../etc", "/etc", "images/gone"])
 def test_a_split_that_is_not_in_the_folder_is_reported(read, build, place):
     dataset = read(config=f"{YAML}val: {place}\n")
