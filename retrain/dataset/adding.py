@@ -25,7 +25,7 @@ class Batch:
 
     images: Sequence[Source]
     annotations: Sequence[Annotations]
-    groups: Sequence[str] | None
+    groups: Sequence[str | None] | None
     sources: str | Sequence[str]
     metadata: Sequence[Mapping[str, Any]] | None
     splits: Sequence[str | None] | None

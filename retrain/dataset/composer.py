@@ -102,7 +102,7 @@ class Composer:
             waivers=waivers,
             gold=draft.gold,
         )
-        return check_version(version)
+        return check_version(version, self.parent(draft))
 
     def keep_pictures(self, draft: Draft, version: DatasetVersion) -> None:
         """Remember the hashes of a committed version's new images, so that the next version need not decode them."""

@@ -10,7 +10,7 @@ from retrain.dataset.dvc_repository import DvcRepository, Tag
 from retrain.dataset.manifest import Stored, read_stored, read_version
 from retrain.dataset.version import DatasetItem, DatasetVersion
 from retrain.errors import BadInput, NotFound
-from retrain.storage.digests import file_digest
+from retrain.storage.digests import content_digest, file_digest
 from retrain.storage.packs import read_pack
 
 HEADER = "dataset.json"
@@ -69,9 +69,7 @@ class History:
         stored = self.stored(found)
         files = self._segments(stored)
         version = read_version(stored, (path.read_bytes() for path in files))
-        while len(self._versions) >= _KEPT_IN_MEMORY:
-            self._versions.pop(next(iter(self._versions)), None)
-        self._versions[found] = version
+        self._keep(version)
         return version
 
     def find(self, name: str) -> str:
@@ -116,21 +114,43 @@ class History:
             names = (item.file_name for item in inside)
             yield from zip(inside, read_pack(self.pack_file(version, pack), names), strict=True)
 
-    def damage(
-        self, name: str, packs: Collection[str] | None = None, progress: Progress | None = None
-    ) -> list[str]:
-        """What of a version is damaged or missing on this machine, read anew from disk; empty when nothing is.
-
-        Args:
-            packs: only these are read, by default all.
-        """
+    def damage(self, name: str, progress: Progress | None = None) -> list[str]:
+        """What of a version is damaged or missing on this machine, all of it read anew; empty when nothing is."""
         self._versions.pop(name, None)
-        self._pack_files.clear()
         try:
             version = self.get(name)
         except (BadInput, NotFound) as problem:
             return [str(problem)]
-        wanted = sorted({item.pack for item in version.items} if packs is None else packs)
+        if content_digest(version.to_manifest()) != version.digest:
+            return [f"The items of {name} are not those its digest was computed from."]
+        return self.pack_damage(version, {item.pack for item in version.items}, progress)
+
+    def published(self, version: DatasetVersion, packs: Collection[str]) -> list[str]:
+        """What of a version that was just made is not on disk as it should be, at its tag; empty when all is.
+
+        Args:
+            packs: its new ones; the others were read when they were new.
+        """
+        try:
+            stored = self.stored(version.name)
+            if (stored.header, stored.digest) != (version.header, version.digest):
+                return [f"The header at tag {version.name} is that of another version, {stored.digest[:12]}."]
+            for segment, path in zip(stored.segments, self._segments(stored), strict=True):
+                if file_digest(path) != segment:
+                    return [f"Manifest segment {segment} of {version.name} has other bytes."]
+        except (BadInput, NotFound) as problem:
+            return [str(problem)]
+        problems = self.pack_damage(version, packs)
+        if not problems:
+            self._keep(version)
+        return problems
+
+    def pack_damage(
+        self, version: DatasetVersion, packs: Collection[str], progress: Progress | None = None
+    ) -> list[str]:
+        """Which of these packs, and which images in them, are damaged or missing, read anew from disk."""
+        self._pack_files.clear()
+        wanted = sorted(packs)
         problems: list[str] = []
         for done, pack in enumerate(wanted, start=1):
             problems += self._pack_damage(version, pack)
@@ -165,6 +185,11 @@ class History:
     def segment_file(self, version: str, segment: str) -> Path:
         """Where one of a version's manifest segments is on this machine."""
         return self._repository.listing(MANIFEST, f"refs/tags/{version}")[f"{segment}.jsonl"]
+
+    def _keep(self, version: DatasetVersion) -> None:
+        while len(self._versions) >= _KEPT_IN_MEMORY:
+            self._versions.pop(next(iter(self._versions)), None)
+        self._versions[version.name] = version
 
     def _segments(self, stored: Stored) -> list[Path]:
         name = stored.header.name

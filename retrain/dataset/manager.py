@@ -131,7 +131,7 @@ class DatasetManager:
         version_id: Draft | str,
         image_paths: Sequence[Source],
         annotations: Sequence[Annotations],
-        groups: Sequence[str] | None = None,
+        groups: Sequence[str | None] | None = None,
         sources: str | Sequence[str] = "human",
         metadata: Sequence[Mapping[str, Any]] | None = None,
         splits: Sequence[str | None] | None = None,

@@ -78,6 +78,8 @@ def new_segments(
     if not changed:
         return tuple(inherited), {}
     name, data = segment(changed)
+    if _ITEM.decode_lines(data) != changed:
+        raise BadInput(f"Items of {version.name} cannot be written so that they read back the same.")
     return (*inherited, name), {name: data}
 
 
@@ -112,8 +114,8 @@ def read_version(stored: Stored, segments: Iterable[bytes]) -> DatasetVersion:
     return version
 
 
-def check_version(version: DatasetVersion) -> DatasetVersion:
-    """The version itself, if it may be committed.
+def check_version(version: DatasetVersion, parent: DatasetVersion | None = None) -> DatasetVersion:
+    """The version itself, if it may be committed. What it shares with its parent was checked for that.
 
     Raises:
         BadInput: no images, an image twice, an unwaived group in two splits, or an impossible item.
@@ -122,5 +124,7 @@ def check_version(version: DatasetVersion) -> DatasetVersion:
         raise BadInput(f"Version {version.name!r} would have no images; add some first.")
     waived = {w.images for w in version.waivers if w.kind == "group"}
     groups = {version.by_image[image].group for pair in waived for image in pair if image in version.by_image}
-    check_items(version.items, version.classes, version.splits, groups)
+    # A child's classes begin with its parent's, or the parent counts for nothing.
+    known = parent.by_image if parent and version.classes[: len(parent.classes)] == parent.classes else None
+    check_items(version.items, version.classes, version.splits, groups, known)
     return version

@@ -36,16 +36,16 @@ class Publisher:
         self._arrange_manifest(version)
         message = f"{commit_subject(version.name, version.digest)}\n\n{version.description}"
         self._repository.commit([PACKS, MANIFEST], [HEADER], message, version.name, now)
-        return self.proven(version.name, arrived)
+        _require_none(version.name, self._history.published(version, arrived))
+        return version
 
-    def proven(self, name: str, packs: Collection[str] | None = None) -> DatasetVersion:
-        """A version read anew from disk, and the bytes of these of its packs, by default of all.
+    def proven(self, name: str) -> DatasetVersion:
+        """A version that is there, all of it read anew from disk.
 
         Raises:
             PostConditionFailed: something is damaged or missing.
         """
-        if problems := self._history.damage(name, packs):
-            raise PostConditionFailed(f"Dataset version {name} cannot be read back: {' '.join(problems)}")
+        _require_none(name, self._history.damage(name))
         return self._history.get(name)
 
     def _arrange_packs(self, version: DatasetVersion) -> None:
@@ -76,6 +76,11 @@ class Publisher:
             elif parent is not None and not target.exists():
                 link(self._history.segment_file(parent.name, name), target)
         write_durably(self._folder / HEADER, Stored(version.header, version.digest, names).to_bytes())
+
+
+def _require_none(name: str, problems: list[str]) -> None:
+    if problems:
+        raise PostConditionFailed(f"Dataset version {name} cannot be read back: {' '.join(problems)}")
 
 
 def _delete_others(folder: Path, names: Collection[str]) -> None:
