@@ -53,8 +53,8 @@ def train_pipeline() -> None:
         {
             "model": "yolov8n",
             "classes": list(_classes()),
-            "train_dirs": ["data/train"],
-            "val_dir": "data/val",
+            "train_data": ["data/train"],
+            "val_data": "data/val",
             "epochs": settings["epochs"],
             "batch_size": settings["batch_size"],
             "learning_rate": settings["learning_rate"],

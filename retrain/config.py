@@ -46,6 +46,7 @@ _RELATIVE_SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)(?!/|:memory:|file:)(.+)")
 _OF_A_CYCLE: Mapping[str, Any] = {
     "model": True,
     "annotation": True,
+    "dataset": {"balance_classes", "augmentation", "augmentation_pipeline"},
     "training": True,
     "evaluation": True,
     # What the simulated reviewer answers by.

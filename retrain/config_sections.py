@@ -22,6 +22,17 @@ def _not_empty(value: Any) -> Any:
     return value
 
 
+def _usable_pipeline(value: Any) -> Any:
+    if not value:
+        return value
+    # Reading it takes OpenCV, which most commands do without.
+    from retrain.dataset.augmentation.pipeline import read_pipeline
+
+    # A ConfigError is a ValueError, and so one of pydantic's.
+    read_pipeline(value)
+    return value
+
+
 Integer = Annotated[int, Field(strict=True)]
 Number = Annotated[float, BeforeValidator(_no_switch)]
 Switch = Annotated[bool, Field(strict=True)]
@@ -236,6 +247,13 @@ class Dataset(Section):
     """The Git + DVC repository of dataset versions; unset: a folder under the home folder."""
     splits: Splits = Field(default_factory=Splits)
     """Shares of the recordings (never of single frames) that go to each split."""
+    balance_classes: Switch = False
+    """Draw training images that show rare classes more often, by weight; no image is copied."""
+    augmentation: Switch = True
+    """Off: training images are used as stored, whatever the pipeline, `training.mosaic` and `training.flip` say."""
+    augmentation_pipeline: Annotated[tuple[dict[str, Any], ...], BeforeValidator(_usable_pipeline)] = ()
+    """Steps that change each training image anew in each epoch, before the trainer's own augmentation, such as
+    `{step: rain, probability: 0.2}`."""
 
 
 class Training(Section):

@@ -2,19 +2,21 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 
 from retrain.data_collection.triggers.crossings import cycle_samples
+from retrain.dataset.balance import sampling_weights
 from retrain.dataset.candidates import PackedImage
 from retrain.dataset.diff import DatasetDiff
-from retrain.dataset.materialise import materialise
+from retrain.dataset.selection import count_selected, write_selection
 from retrain.dataset.version import DatasetItem, DatasetVersion
 from retrain.errors import BadInput, Conflict
 from tasks.cycle import CycleWork
+from tasks.dataset_review import publish_review
 from tasks.resources import Resources
 from tasks.retrying import RETRYING
 
@@ -96,12 +98,12 @@ def build_version(work: CycleWork, plan: Mapping[str, Any]) -> Mapping[str, Any]
             )
         version = datasets.commit(name)
         difference = datasets.diff(plan["parent_version"], name)
-        create_markdown_artifact(key="dataset-version", markdown=f"```\n{difference.to_text()}\n```")
         return {
             "name": version.name,
             "digest": version.digest,
             "diff": _counts(difference),
             "left_out": left_out,
+            "review": publish_review(work, difference, left_out),
         }
 
     return work.cycle.stage("version", {"version": plan["version"], "parent": plan["parent_version"]}, build)
@@ -109,28 +111,30 @@ def build_version(work: CycleWork, plan: Mapping[str, Any]) -> Mapping[str, Any]
 
 @task(name="lay out training images", timeout_seconds=3600, **RETRYING)
 def lay_out(work: CycleWork, version: Mapping[str, Any], known_version: str | None) -> Mapping[str, Any]:
-    """Folders for the trainer: the new training images, a replay of older ones, and the validation images."""
+    """Lists for the trainer: the new training images, a replay of older ones, and the validation images.
+
+    The trainer reads the images from the version's packs; none is copied.
+    """
 
     def layout() -> dict[str, Any]:
-        resources = work.resources
-        whole = resources.datasets.get_version(version["name"])
-        known = frozenset(
-            item.image
-            for item in (resources.datasets.get_version(known_version).items if known_version else ())
-        )
-        share = resources.config.training.replay_fraction
-
-        def is_new(item: DatasetItem) -> bool:
-            return item.split == "train" and item.image not in known
-
-        def is_replayed(item: DatasetItem) -> bool:
-            return item.split == "train" and item.image in known and _fraction(item.image) < share
-
-        parts = [_folder(resources, whole, is_new), _folder(resources, whole, is_replayed)]
-        return {
-            "train": [part for part in parts if part is not None],
-            "val": _folder(resources, whole, lambda item: item.split == "val"),
-        }
+        datasets, config = work.resources.datasets, work.resources.config
+        whole = datasets.get_version(version["name"])
+        known = datasets.get_version(known_version).by_image if known_version else {}
+        share = config.training.replay_fraction
+        train = whole.in_split("train")
+        new = [item for item in train if item.image not in known]
+        replayed = [item for item in train if item.image in known and _fraction(item.image) < share]
+        if not new and not replayed:
+            raise BadInput(
+                f"{whole.name} has no training image that {known_version} has not, and training.replay_fraction "
+                f"{share:g} takes none of the others; raise it."
+            )
+        weights = _weights([*new, *replayed], whole) if config.dataset.balance_classes else None
+        parts = [_select(work.resources, whole, part, weights) for part in (new, replayed) if part]
+        val = _select(work.resources, whole, whole.in_split("val"))
+        # Read back, packs included, because nothing is looked at again before training has begun.
+        counts = {place: count_selected(work.resources.home / place) for place in (*parts, val)}
+        return {"train": parts, "val": val, "images": counts}
 
     return work.cycle.stage("layout", {"version": version["name"], "known": known_version}, layout)
 
@@ -157,13 +161,23 @@ def next_version(names: list[str]) -> str:
     return f"v{major}.{minor + 1}.0"
 
 
-def _folder(
-    resources: Resources, version: DatasetVersion, wanted: Callable[[DatasetItem], bool]
-) -> str | None:
-    if not any(wanted(item) for item in version.items):
-        return None
-    folder = materialise(version, resources.datasets, wanted, resources.home / "cache" / "materialised")
-    return str(folder.relative_to(resources.home))
+def _select(
+    resources: Resources,
+    version: DatasetVersion,
+    items: Sequence[DatasetItem],
+    weights: Mapping[str, float] | None = None,
+) -> str:
+    """A selection file, named by its content, as seen from the home folder."""
+    pack_file = partial(resources.datasets.pack_file, version)
+    drawn = None if weights is None else [weights[item.image] for item in items]
+    target = resources.home / "cache" / "selections"
+    return str(write_selection(version, items, pack_file, target, drawn).relative_to(resources.home))
+
+
+def _weights(items: Sequence[DatasetItem], version: DatasetVersion) -> dict[str, float]:
+    """How often to draw each image, for all that are trained on together: image digest to weight."""
+    weights = sampling_weights(items, len(version.classes)).tolist()
+    return {item.image: weight for item, weight in zip(items, weights, strict=True)}
 
 
 def _fraction(digest: str) -> float:

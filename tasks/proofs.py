@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from retrain.cycle import CycleRecord, StageRecord, read_cycle, required_stages, stage_records
@@ -10,6 +11,7 @@ from retrain.data_collection.forgetting.tombstones import deleted_on_purpose
 from retrain.data_collection.sample import SampleKey
 from retrain.data_collection.triggers.crossings import cycle_samples
 from retrain.dataset.materialise import is_complete
+from retrain.dataset.selection import count_selected
 from retrain.errors import NotFound, PostConditionFailed, RetrainError
 from retrain.evaluation.comparator import Comparison, compare
 from retrain.evaluation.evaluator import Evaluation
@@ -134,15 +136,23 @@ def _version(recorded: _Recorded) -> str:
 
 
 def _layout(recorded: _Recorded) -> str:
-    home = recorded.resources.home
-    counts = []
-    for folder in [*recorded.output["train"], recorded.output["val"]]:
-        if not is_complete(home / folder):
-            raise PostConditionFailed(
-                f"{home / folder} no longer holds all images and labels it was made with; the cache was cleaned since."
-            )
-        counts.append(sum(1 for _ in (home / folder / "images").iterdir()))
-    return f"{sum(counts[:-1])} training images in {len(counts) - 1} folders, {counts[-1]} validation images"
+    output = recorded.output
+    places = [*output["train"], output["val"]]
+    counts = {place: _laid_out(recorded.resources.home / place) for place in places}
+    _same("the images laid out", output.get("images", counts), counts)
+    *train, val = counts.values()
+    return f"{sum(train)} training images in {len(train)} parts, {val} validation images"
+
+
+def _laid_out(place: Path) -> int:
+    """Number of images in a selection, or in a folder, as cycles had them before they trained from packs."""
+    if not place.is_dir():
+        return count_selected(place)
+    if not is_complete(place):
+        raise PostConditionFailed(
+            f"{place} no longer holds all images and labels it was made with; the cache was cleaned since."
+        )
+    return sum(1 for _ in (place / "images").iterdir())
 
 
 def _train(recorded: _Recorded) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 
+from retrain.config import RetrainConfig
 from retrain.mlflow_integration.run import TrackedRun
 from retrain.training.result import EpochReport, TrainingResult
 from tasks.cycle import CycleWork
@@ -15,9 +16,9 @@ from tasks.retrying import RETRYING
 
 @task(name="train", task_run_name="train on {version[name]}", timeout_seconds=7 * 24 * 3600, **RETRYING)
 def train(
-    work: CycleWork, version: Mapping[str, Any], folders: Mapping[str, Any], initial_release: str | None
+    work: CycleWork, version: Mapping[str, Any], layout: Mapping[str, Any], initial_release: str | None
 ) -> Mapping[str, Any]:
-    """A model folder trained on the version's folders; a killed training resumes from its last epoch."""
+    """A model folder trained on what was laid out; a killed training resumes from its last epoch."""
 
     def run() -> dict[str, Any]:
         from retrain.training.orchestrator import TrainingOrchestrator
@@ -29,7 +30,7 @@ def train(
             mixed_precision=settings.mixed_precision,
             gradient_accumulation=settings.gradient_accumulation,
         )
-        request = _request(work, folders, initial_release, str(version["digest"]))
+        request = _request(work, layout, initial_release, str(version["digest"]))
         run = resources.tracker.run_for(f"{work.cycle.id}/train", f"{work.cycle.id} on {version['name']}")
         run.log_params(_loggable(request))
         run.log_dataset(version["name"], version["digest"], str(resources.datasets_path))
@@ -41,7 +42,7 @@ def train(
 
 
 def _request(
-    work: CycleWork, folders: Mapping[str, Any], initial_release: str | None, data_digest: str
+    work: CycleWork, layout: Mapping[str, Any], initial_release: str | None, data_digest: str
 ) -> dict[str, Any]:
     config = work.resources.config
     settings = config.training
@@ -50,8 +51,8 @@ def _request(
     return {
         "model": settings.model,
         "classes": list(config.model.classes),
-        "train_dirs": [str(home / folder) for folder in folders["train"]],
-        "val_dir": str(home / folders["val"]),
+        "train_data": [str(home / place) for place in layout["train"]],
+        "val_data": str(home / layout["val"]),
         "data_digest": f"{data_digest}/{config.training.replay_fraction}",
         "epochs": settings.epochs if fresh else settings.fine_tune_epochs,
         "learning_rate": settings.learning_rate if fresh else settings.fine_tune_learning_rate,
@@ -60,11 +61,23 @@ def _request(
         "scheduler": settings.scheduler,
         "image_size": settings.image_size,
         "patience": settings.patience if settings.early_stopping else None,
-        "augment": {"mosaic": settings.mosaic, "fliplr": settings.flip},
+        "sampling": "balanced" if config.dataset.balance_classes else "uniform",
+        **_augmentation(config),
         "seed": settings.seed,
         "initial_weights": None
         if initial_release is None
         else str(work.resources.releases.fetch(initial_release)),
+    }
+
+
+def _augmentation(config: RetrainConfig) -> dict[str, Any]:
+    from retrain.training.request import AUGMENTATIONS
+
+    if not config.dataset.augmentation:
+        return {"augment": dict.fromkeys(AUGMENTATIONS, 0.0), "augmentation_pipeline": []}
+    return {
+        "augment": {"mosaic": config.training.mosaic, "fliplr": config.training.flip},
+        "augmentation_pipeline": list(config.dataset.augmentation_pipeline),
     }
 
 
@@ -117,8 +130,6 @@ def _record(work: CycleWork, result: TrainingResult, run: TrackedRun) -> dict[st
 
 
 def _loggable(request: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: value
-        for key, value in request.items()
-        if key not in {"train_dirs", "val_dir", "initial_weights"}
-    }
+    """Settings without places, which are no other training when they change."""
+    places = {"train_data", "val_data", "initial_weights"}
+    return {key: value for key, value in request.items() if key not in places}

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
@@ -17,13 +18,19 @@ from retrain.duplicates.near_duplicates import NearDuplicateRule, hashes_within
 from retrain.duplicates.perceptual_hash import PerceptualHash, first_same, largest_differences
 
 LEAK_RULE = NearDuplicateRule(max_difference=math.inf, max_candidates=128)
-"""What must not be in two splits: pictures with near hashes, without the closer look.
+"""What may be too much alike to be in two splits: near hashes, without the collection's closer look.
 
 Collection looks closely so that no frame of a fixed camera is lost over a small change. A leak is the opposite case:
 two such frames in two splits, the same field refocused or moved a little (BCCD 37/38 and 386/391, 9 and 25 bits
-apart), make a test easier than the field although they differ in many spots. At 26 bits, 0.999 of all copies in BCCD
-and raccoon were found and no two distinct pictures confused; the nearest distinct ones of BCCD are 34 bits apart.
+apart), make a test easier than the field although they differ in many spots.
 """
+LEAK_CORRELATION = 0.8
+"""Least correlation of two pictures, aligned, to be a leak. Hashes alone confuse a few of 10^8 pairs: of distinct
+pictures with near hashes (920 pairs of 30,000 made ones; BCCD up to 36 bits) none reaches 0.7, the two pairs of BCCD
+that show one field reach 0.9.
+"""
+_MARGIN = 5
+"""Cells by which one picture may be shifted against the other."""
 
 _BLOCK = 64
 """Pictures asked for at a time: what they are near to is held until it is cut to the rule's candidates."""
@@ -85,7 +92,8 @@ def near_pairs(
     Args:
         new: image digest → hash; an image that is also in `known` counts as new.
         known: likewise.
-        rule: by default `LEAK_RULE`; `NearDuplicateRule()` is the stricter one of the collection.
+        rule: by default what leaks between splits: near hashes by `LEAK_RULE` and a correlation of `LEAK_CORRELATION`
+            once aligned. `NearDuplicateRule()` is the stricter one of the collection.
         groups: image digest → group; pairs inside one group are left out.
         cameras: image digest → camera. All that a fixed camera sees has near hashes, so two images of the same camera
             are looked at closely in any case, as the collection does.
@@ -93,15 +101,14 @@ def near_pairs(
     Returns:
         Sorted by digests, each pair once: as it is before mirrored, where both are true.
     """
-    rule = rule or LEAK_RULE
+    look = rule or LEAK_RULE
     names = [*sorted(new), *sorted(known.keys() - new.keys())]
     pictures = [*(new[name] for name in names[: len(new)]), *(known[name] for name in names[len(new) :])]
-    candidates = _candidates(pictures, len(new), rule, _labels(names, groups))
-    same = _look_closely(pictures, candidates, rule.max_difference)
-    if cameras and math.isinf(rule.max_difference):
-        labels = _labels(names, cameras)
-        fixed = np.flatnonzero(labels[candidates.low] == labels[candidates.high])
-        same[fixed] = _look_closely(pictures, candidates.at(fixed), NearDuplicateRule().max_difference)
+    candidates = _candidates(pictures, len(new), look, _labels(names, groups))
+    if rule is None:
+        same = _leaking(pictures, candidates, _labels(names, cameras))
+    else:
+        same = _look_closely(pictures, candidates, rule.max_difference)
     pairs: dict[tuple[str, str], NearPair] = {}
     for place in np.flatnonzero(same):
         pair = _pair(names, pictures, candidates, int(place))
@@ -182,6 +189,33 @@ def _merged(rows: IntArray) -> _Candidates:
     first[1:] = (ordered[1:, :3] != ordered[:-1, :3]).any(axis=1)
     low, high, mirrored, distance = ordered[first].T
     return _Candidates(low, high, mirrored.astype(np.bool_), distance)
+
+
+def _leaking(pictures: Sequence[PerceptualHash], pairs: _Candidates, cameras: IntArray) -> NDArray[np.bool_]:
+    """Whether the pictures of each pair are too much alike for two splits, shape (n,)."""
+    same = np.zeros(len(pairs.low), np.bool_)
+    fixed = cameras[pairs.low] == cameras[pairs.high]
+    same[fixed] = _look_closely(
+        pictures, pairs.at(np.flatnonzero(fixed)), NearDuplicateRule().max_difference
+    )
+    for place in np.flatnonzero(~fixed):
+        one, other = pictures[pairs.low[place]].cells, pictures[pairs.high[place]].cells
+        turned = np.ascontiguousarray(other[:, ::-1]) if pairs.mirrored[place] else other
+        same[place] = _correlation(one, turned) >= LEAK_CORRELATION
+    return same
+
+
+def _correlation(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """The highest correlation of the middle of either thumbnail with a part of the other, -1 to 1.
+
+    A picture without contrast, such as a lens cap's, correlates fully with any; only its hash tells it apart.
+    """
+    inside = slice(_MARGIN, -_MARGIN)
+    found = [
+        float(cv2.matchTemplate(whole, part[inside, inside], cv2.TM_CCOEFF_NORMED).max())
+        for whole, part in ((one, other), (other, one))
+    ]
+    return max(found)
 
 
 def _look_closely(

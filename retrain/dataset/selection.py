@@ -5,8 +5,8 @@ from pathlib import Path
 
 from retrain.dataset.materialise import yolo_labels
 from retrain.dataset.version import DatasetItem, DatasetVersion
-from retrain.errors import BadInput
-from retrain.storage.selections import SelectedImage, write_selection_file
+from retrain.errors import BadInput, NotFound
+from retrain.storage.selections import SelectedImage, read_selection_file, write_selection_file
 
 
 def write_selection(
@@ -44,6 +44,22 @@ def write_selection(
     return write_selection_file(
         target, [pack_file(pack) for pack in packs], sorted(images, key=lambda image: image.name)
     )
+
+
+def count_selected(selection: Path) -> int:
+    """How many images a selection file holds, after checking that they can be read: it is whole, its packs are there.
+
+    Raises:
+        NotFound: the file, or a pack it names, is not on this machine.
+        BadInput: the file is damaged.
+    """
+    found = read_selection_file(selection)
+    if missing := [pack for pack in found.packs if not pack.is_file()]:
+        raise NotFound(
+            f"Selection {selection} names {len(missing)} packs that are not on this machine, the first is {missing[0]}. "
+            "Pull the dataset from its remote, or write the selection again."
+        )
+    return len(found.images)
 
 
 def _selected(item: DatasetItem, packs: dict[str, int], weight: float | None) -> SelectedImage:

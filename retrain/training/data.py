@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from retrain.errors import BadInput, ConfigError
+from retrain.training.augmented_images import AugmentedImages
 from retrain.training.balanced_sampler import BalancedSampler
 from retrain.training.job import TrainingJob
 from retrain.training.labelled_images import LabelledImages
@@ -72,6 +73,7 @@ class DetectionData:
         if self._request.close_mosaic and epoch >= self._request.epochs - self._request.close_mosaic:
             dataset.mosaic = False
             dataset.close_mosaic(hyp=copy(self.arguments))
+        dataset.epoch = epoch
         if dataset.cache != "ram":
             # Without the image cache, mosaic draws from the images seen last: a state no checkpoint holds.
             dataset.buffer.clear()
@@ -80,19 +82,23 @@ class DetectionData:
         loader.reset()
 
     def _dataset(self, places: Sequence[Path], *, augment: bool) -> LabelledImages:
-        return LabelledImages(
-            img_path=[str(place if place.is_file() else place / "images") for place in places],
-            imgsz=self._request.image_size,
-            batch_size=self._request.batch_size if augment else self._request.batch_size * 2,
-            augment=augment,
-            hyp=self.arguments,
-            rect=not augment,
-            cache="ram",
-            stride=32,
-            pad=0.0 if augment else 0.5,
-            task="detect",
-            data=self.description,
-        )
+        request = self._request
+        settings = {
+            "img_path": [str(place if place.is_file() else place / "images") for place in places],
+            "imgsz": request.image_size,
+            "batch_size": request.batch_size if augment else request.batch_size * 2,
+            "augment": augment,
+            "hyp": self.arguments,
+            "rect": not augment,
+            "cache": "ram",
+            "stride": 32,
+            "pad": 0.0 if augment else 0.5,
+            "task": "detect",
+            "data": self.description,
+        }
+        if augment and request.augmentation_pipeline:
+            return AugmentedImages(request.augmentation_pipeline, request.seed, **settings)
+        return LabelledImages(**settings)
 
     def _loader(self, dataset: LabelledImages, batch: int, *, shuffle: bool) -> Any:
         workers = 0 if self._device == "cpu" else self._request.workers

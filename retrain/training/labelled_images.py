@@ -24,6 +24,9 @@ class LabelledImages(YOLODataset):
     nothing and raises for what it cannot use. An image without a label file has no objects.
     """
 
+    epoch = 0
+    """Of the training, from 0."""
+
     @property
     def weights(self) -> FloatArray | None:
         """How often to draw each image, shape (n,), above 0, where all images come with a weight."""

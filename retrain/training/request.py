@@ -8,6 +8,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from retrain.dataset.augmentation.pipeline import read_pipeline
 from retrain.errors import ConfigError
 from retrain.training.lr_schedule import SHAPES
 
@@ -29,8 +30,8 @@ AUGMENTATIONS = {
 }
 SAMPLINGS = ("uniform", "balanced")
 _WHERE = ("train_data", "val_data", "initial_weights", "threads")
-# What two settings were called when they could only be folders.
-_FORMER = {"train_dirs": "train_data", "val_dir": "val_data"}
+# Not named where they have the value that was the only one before there was a choice, so that jobs keep their names.
+_NEWER: Mapping[str, Any] = {"sampling": "uniform", "augmentation_pipeline": ()}
 
 _Parser = Callable[[str, Any], Any]
 
@@ -50,7 +51,10 @@ class TrainingRequest:
             what a mosaic or mixup adds to an image is drawn uniformly either way.
         nominal_batch: gradients are summed until about this many images were seen; None is one batch.
         final_lr_fraction: share of the learning rate left at the end.
-        close_mosaic: last epochs without mosaic and mixup.
+        augment: strengths of Ultralytics' own augmentation; 0 switches one off.
+        augmentation_pipeline: steps of `retrain.dataset.augmentation`, applied to each training image before `augment`,
+            in every epoch; given ones are completed with the defaults of their parameters.
+        close_mosaic: last epochs without the mosaic and mixup of `augment`.
         initial_weights: a model folder to fine-tune from; None starts from scratch.
         patience: epochs without a better val map50_95 before stopping; None never stops.
         freeze: indices of layers that do not change.
@@ -77,6 +81,7 @@ class TrainingRequest:
     warmup_bias_lr: float = 0.0
     image_size: int = 640
     augment: Mapping[str, float] = field(default_factory=lambda: dict(AUGMENTATIONS))
+    augmentation_pipeline: tuple[Mapping[str, Any], ...] = ()
     close_mosaic: int = 2
     seed: int = 0
     initial_weights: Path | None = None
@@ -93,11 +98,8 @@ class TrainingRequest:
             ConfigError: a key is unknown (names the nearest valid one) or missing, or a value is out of range.
         """
         for key in config:
-            if key not in _PARSERS and key not in _FORMER:
+            if key not in _PARSERS:
                 raise ConfigError(f"Training has no setting {key!r}{_nearest(key, _PARSERS)}.")
-        if twice := [old for old, new in _FORMER.items() if old in config and new in config]:
-            raise ConfigError(f"{twice[0]} is the former name of {_FORMER[twice[0]]}; give one of them.")
-        config = {_FORMER.get(key, key): value for key, value in config.items()}
         required = [
             item.name for item in fields(cls) if item.default is MISSING and item.default_factory is MISSING
         ]
@@ -107,9 +109,9 @@ class TrainingRequest:
 
     def identity(self) -> dict[str, Any]:
         """What decides the resulting weights, JSON-ready: every setting but places and thread count."""
-        # Jobs from before there was a choice keep their names.
-        unsaid = (*_WHERE, "sampling") if self.sampling == "uniform" else _WHERE
-        return {key: value for key, value in asdict(self).items() if key not in unsaid}
+        values = asdict(self)
+        unsaid = {*_WHERE, *(key for key, only in _NEWER.items() if values[key] == only)}
+        return {key: value for key, value in values.items() if key not in unsaid}
 
 
 def _nearest(key: str, valid: Mapping[str, object]) -> str:
@@ -215,6 +217,15 @@ def _augment(key: str, value: Any) -> dict[str, float]:
     return {**AUGMENTATIONS, **given}
 
 
+def _pipeline(key: str, value: Any) -> tuple[dict[str, Any], ...]:
+    try:
+        steps = read_pipeline(value)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from error
+    # Whole, so that a job is named by what a step does and not by how much of that was written down.
+    return tuple({"step": step.name, **step.model_dump(mode="json")} for step in steps)
+
+
 def _image_size(key: str, value: Any) -> int:
     size: int = _integer(32)(key, value)
     if size % 32:
@@ -242,6 +253,7 @@ _PARSERS: dict[str, _Parser] = {
     "warmup_bias_lr": _number(0, 1),
     "image_size": _image_size,
     "augment": _augment,
+    "augmentation_pipeline": _pipeline,
     "close_mosaic": _integer(0),
     "seed": _integer(0, 2**31 - 1),
     "initial_weights": _optional(_path("a folder")),

@@ -193,6 +193,20 @@ def test_the_two_near_duplicates_of_bccd_are_found_and_no_others():
     assert near_pairs(pictures, {}, NearDuplicateRule()) == [], "the close look of the collection keeps both"
 
 
+def test_near_hashes_of_pictures_that_do_not_look_alike_are_no_leak_and_a_shifted_view_is_one():
+    one, other = scene(3), scene(4)
+    by_chance = {
+        "a": PerceptualHash(7, 9, perceptual_hash(one).thumbnail),
+        "b": PerceptualHash(7, 9, perceptual_hash(other).thumbnail),
+    }
+    assert named(near_pairs(by_chance, {}, LEAK_RULE)) == [("a", "b")]
+
+    assert near_pairs(by_chance, {}) == []
+    wide = scene(5, side=240)
+    shifted = {"a": perceptual_hash(wide[:, :232]), "b": perceptual_hash(wide[:, 8:])}
+    assert named(near_pairs(shifted, {})) == [("a", "b")]
+
+
 def test_pairs_inside_a_group_are_left_out_before_candidates_are_counted():
     pictures = {name: perceptual_hash(scene(0)) for name in ("a", "b", "c")}
 
