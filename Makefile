@@ -42,11 +42,12 @@ format: $(STAMP) ## let ruff format and fix
 check: lint $(STAMP) ## lint and unit tests, before each commit
 	@$(BIN)/python -m pytest tests/unit
 
-bench: $(STAMP) ## measure the loop over 3 seeds, and collection (about 40 minutes)
+bench: $(STAMP) ## measure the loop over 3 seeds, collection and datasets (about an hour)
 	@$(BIN)/python benchmarks/loop.py
 	@$(BIN)/python benchmarks/collection.py
 	@$(BIN)/python benchmarks/near_duplicates.py
 	@$(BIN)/python benchmarks/estimator.py
+	@$(BIN)/python benchmarks/dataset.py
 
 up: $(STAMP) ## start the local stack: Prefect server, worker, MLflow
 	@$(BIN)/retrain up

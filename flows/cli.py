@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from flows.collect_app import collect_app
+from flows.dataset_app import dataset_app
 from retrain.errors import BadInput, NotFound, PostConditionFailed, RetrainError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(triggers_app, name="triggers")
 app.add_typer(collect_app, name="collect")
+app.add_typer(dataset_app, name="dataset")
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Configuration file; default: RETRAIN_CONFIG.")

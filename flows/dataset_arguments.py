@@ -22,7 +22,9 @@ def read_fractions(text: str | None) -> dict[str, float] | None:
     try:
         return dict(zip(_SPLITS, map(float, parts), strict=True))
     except ValueError as e:
-        raise BadInput(f"--splits must be three numbers for train, val and test such as 0.7,0.2,0.1, got {text!r}.") from e
+        raise BadInput(
+            f"--splits must be three numbers for train, val and test such as 0.7,0.2,0.1, got {text!r}."
+        ) from e
 
 
 def read_classes(text: str | None) -> tuple[str, ...] | None:
@@ -50,12 +52,16 @@ def _map_in(file: Path) -> dict[str, str | None]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError as e:
-        raise BadInput(f"--class-map must be from=to or a YAML file, got {str(file)!r}, which is neither.") from e
+        raise BadInput(
+            f"--class-map must be from=to or a YAML file, got {str(file)!r}, which is neither."
+        ) from e
     except (UnicodeDecodeError, yaml.YAMLError) as e:
         raise BadInput(f"{file} is not YAML: {' '.join(str(e).split())}") from e
     is_map = isinstance(content, dict) and all(
         isinstance(name, str) and isinstance(target, str | None) for name, target in content.items()
     )
     if not is_map:
-        raise BadInput(f"{file} must map class names to class names, or to null to drop them, got {content!r}.")
+        raise BadInput(
+            f"{file} must map class names to class names, or to null to drop them, got {content!r}."
+        )
     return dict(content)

@@ -32,11 +32,21 @@ def table_of(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: 
 def log_table(versions: Iterable[VersionInfo]) -> Table:
     """One row a version."""
     rows = [
-        (one.name, utc(one.created_at), str(one.images), one.parent or "", str(one.waivers or ""), ", ".join(one.tags), one.description)
+        (
+            one.name,
+            utc(one.created_at),
+            str(one.images),
+            one.parent or "",
+            str(one.waivers or ""),
+            ", ".join(one.tags),
+            one.description,
+        )
         for one in versions
     ]
     return table_of(
-        ("version", "made (UTC)", "images", "parent", "waived", "tags", "description"), rows, numbers=("images", "waived")
+        ("version", "made (UTC)", "images", "parent", "waived", "tags", "description"),
+        rows,
+        numbers=("images", "waived"),
     )
 
 
@@ -52,7 +62,11 @@ def waiver_lines(version: DatasetVersion) -> list[str]:
     for waiver in version.waivers:
         pair = zip(waiver.images, waiver.splits, strict=True)
         one, other = (f"{name_of(version, image)} ({split})" for image, split in pair)
-        how = "share a group" if waiver.distance is None else f"show the same, {waiver.distance} of 128 bits apart"
+        how = (
+            "share a group"
+            if waiver.distance is None
+            else f"show the same, {waiver.distance} of 128 bits apart"
+        )
         lines.append(f"{one} and {other} {how}: {waiver.reason}")
     return lines
 
@@ -93,7 +107,9 @@ def version_json(version: DatasetVersion, info: VersionInfo) -> dict[str, Any]:
 
 def info_json(info: VersionInfo) -> dict[str, Any]:
     """A row of the log."""
-    return {name: getattr(info, name) for name in VersionInfo.__dataclass_fields__} | {"tags": list(info.tags)}
+    return {name: getattr(info, name) for name in VersionInfo.__dataclass_fields__} | {
+        "tags": list(info.tags)
+    }
 
 
 def name_of(version: DatasetVersion, image: str) -> str:

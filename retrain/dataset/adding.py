@@ -9,7 +9,8 @@ from retrain.boxes import Annotations
 from retrain.dataset.additions import Additions, AddReport, in_packs
 from retrain.dataset.candidates import Candidate, PackedImage, Progress, Source, read_candidates
 from retrain.dataset.disk import link
-from retrain.dataset.drafts import Draft, Drafts
+from retrain.dataset.draft import Draft
+from retrain.dataset.drafts import Drafts
 from retrain.dataset.packing import names_in
 from retrain.errors import BadInput
 from retrain.storage.packs import pack_file_name, write_packs
@@ -35,7 +36,9 @@ class Batch:
         for title in ("annotations", "groups", "sources", "metadata", "splits"):
             values = getattr(self, title)
             if values is not None and not isinstance(values, str) and len(values) != count:
-                raise BadInput(f"There must be one of {title} per image, got {len(values)} for {count} images.")
+                raise BadInput(
+                    f"There must be one of {title} per image, got {len(values)} for {count} images."
+                )
 
     def read(self, progress: Progress | None) -> list[Candidate | BadInput]:
         return list(read_candidates(self.images, progress))
@@ -47,9 +50,7 @@ class Batch:
             return source.name
         return f"image {index}" if isinstance(source, bytes) else str(source)
 
-    def arguments(
-        self, index: int
-    ) -> tuple[Annotations, str | None, str, Mapping[str, Any], str | None]:
+    def arguments(self, index: int) -> tuple[Annotations, str | None, str, Mapping[str, Any], str | None]:
         """Labels, group, who labelled it, metadata and split of an image."""
         source = self.images[index]
         named = {} if isinstance(source, bytes | PackedImage) else {"file": Path(source).name}

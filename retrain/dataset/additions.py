@@ -10,7 +10,7 @@ import numpy as np
 
 from retrain.boxes import Annotations, FloatArray, iou_matrix
 from retrain.dataset.candidates import Candidate
-from retrain.dataset.drafts import Draft
+from retrain.dataset.draft import Draft
 from retrain.dataset.version import DatasetItem, LabelledObject, canonical_line
 from retrain.errors import BadInput
 
@@ -105,7 +105,9 @@ class Additions:
     def settled(self) -> dict[str, DatasetItem]:
         """The items, with the split of those whose group turned out to have one."""
         return {
-            image: item if item.split else msgspec.structs.replace(item, split=self._splits.get(item.group, ""))
+            image: item
+            if item.split
+            else msgspec.structs.replace(item, split=self._splits.get(item.group, ""))
             for image, item in self.items.items()
         }
 
@@ -129,7 +131,8 @@ class Additions:
         elsewhere = self._splits.get(group or before.group, before.split)
         if before.split and elsewhere != before.split:
             raise BadInput(
-                f"would leak: it is in {before.split} with group {before.group!r}, but group {group!r} is in {elsewhere}"
+                f"would leak: it is in {before.split} with group {before.group!r}, "
+                f"but group {group!r} is in {elsewhere}"
             )
         if before.split and group:
             # The rest of this recording belongs where its known picture is.

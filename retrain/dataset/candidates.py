@@ -14,6 +14,7 @@ from retrain.storage.packs import read_pack
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is to do."""
 
+
 @dataclass(frozen=True)
 class PackedImage:
     """An image in a pack that somebody else wrote, such as collection: the pack is taken as it is where all of it is.

@@ -8,7 +8,8 @@ from retrain.dataset.additions import in_packs
 from retrain.dataset.assignment import decide_splits
 from retrain.dataset.candidates import Progress
 from retrain.dataset.coverage import camera_of
-from retrain.dataset.drafts import Draft, Drafts
+from retrain.dataset.draft import Draft
+from retrain.dataset.drafts import Drafts
 from retrain.dataset.duplicates import near_pairs
 from retrain.dataset.history import History
 from retrain.dataset.leaks import LeakReport, find_leaks
@@ -65,7 +66,9 @@ class Composer:
         new = self._drafts.pictures(draft)
         new |= self.pictures((item for item in fresh.values() if item.pack not in brought), progress)
         new = {image: picture for image, picture in new.items() if image in fresh}
-        old = self.pictures((item for image, item in items.items() if image in known), progress) if new else {}
+        old = (
+            self.pictures((item for image, item in items.items() if image in known), progress) if new else {}
+        )
         if progress is not None:
             progress("comparing pictures", 0, len(new))
         groups = {image: item.group for image, item in items.items()}

@@ -35,7 +35,11 @@ class Dataset(Sequence[DatasetItem]):
     @overload
     def __getitem__(self, index: slice) -> "Dataset": ...
     def __getitem__(self, index: int | slice) -> "DatasetItem | Dataset":
-        return Dataset(self.version, self._source, self.items[index]) if isinstance(index, slice) else self.items[index]
+        return (
+            Dataset(self.version, self._source, self.items[index])
+            if isinstance(index, slice)
+            else self.items[index]
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:

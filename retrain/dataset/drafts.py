@@ -1,7 +1,5 @@
 """Versions in the making: kept on disk in a scratch folder that no reader sees, until they are committed."""
 
-import re
-import secrets
 import shutil
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -9,43 +7,11 @@ from pathlib import Path
 import msgspec
 
 from retrain.dataset.disk import write_durably
+from retrain.dataset.draft import Draft, check_name
 from retrain.dataset.pictures import read_pictures, written_pictures
-from retrain.dataset.version import DatasetItem, Waiver
+from retrain.dataset.version import DatasetItem
 from retrain.duplicates.perceptual_hash import PerceptualHash
-from retrain.errors import BadInput, Conflict, NotFound
-
-# Also a valid Git tag and file name on every system.
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]|\.(?!\.|lock$|$)){0,99}")
-
-
-def _nonce() -> str:
-    return secrets.token_hex(4)
-
-
-class Draft(msgspec.Struct, frozen=True):
-    """What `DatasetManager.create_version` returns; pass it, or its `id` or name, as `version_id`.
-
-    Attributes:
-        inherits: whether it starts from all images of the parent.
-        gold: the version whose test images are its frozen gold test; its own name if it declares a new one.
-        waivers: leaks that were accepted where its images come from.
-    """
-
-    name: str
-    description: str
-    classes: tuple[str, ...]
-    parent: str | None
-    parent_digest: str | None
-    splits: Mapping[str, float]
-    salt: str
-    gold: str = ""
-    inherits: bool = True
-    waivers: tuple[Waiver, ...] = ()
-    nonce: str = msgspec.field(default_factory=_nonce)
-
-    @property
-    def id(self) -> str:
-        return f"{self.name}@{self.nonce}"
+from retrain.errors import Conflict, NotFound
 
 
 class _Batch(msgspec.Struct, frozen=True):
@@ -170,14 +136,3 @@ class Drafts:
 
     def _folder(self, name: str) -> Path:
         return self._root / check_name(name)
-
-
-def check_name(name: str) -> str:
-    """The name itself.
-
-    Raises:
-        BadInput: it cannot be a tag.
-    """
-    if not _NAME.fullmatch(name):
-        raise BadInput(f"A version name has up to 100 letters, digits and . _ -, like v1.2.0; got {name!r}.")
-    return name

@@ -143,7 +143,9 @@ def linked_labels(count: int, links: IntArray) -> IntArray:
 def _labels(names: Sequence[str], of: Mapping[str, str] | None) -> IntArray:
     """A number for each name: equal where both have an equal text; those without one differ from all others."""
     numbers: dict[str, int] = {}
-    labels = [numbers.setdefault(text, len(numbers)) if (text := (of or {}).get(name)) else None for name in names]
+    labels = [
+        numbers.setdefault(text, len(numbers)) if (text := (of or {}).get(name)) else None for name in names
+    ]
     return np.array([-1 - place if label is None else label for place, label in enumerate(labels)], np.int64)
 
 
@@ -195,9 +197,7 @@ def _leaking(pictures: Sequence[PerceptualHash], pairs: _Candidates, cameras: In
     """Whether the pictures of each pair are too much alike for two splits, shape (n,)."""
     same = np.zeros(len(pairs.low), np.bool_)
     fixed = cameras[pairs.low] == cameras[pairs.high]
-    same[fixed] = _look_closely(
-        pictures, pairs.at(np.flatnonzero(fixed)), NearDuplicateRule().max_difference
-    )
+    same[fixed] = _look_closely(pictures, pairs.at(np.flatnonzero(fixed)), NearDuplicateRule().max_difference)
     for place in np.flatnonzero(~fixed):
         one, other = pictures[pairs.low[place]].cells, pictures[pairs.high[place]].cells
         turned = np.ascontiguousarray(other[:, ::-1]) if pairs.mirrored[place] else other

@@ -107,9 +107,7 @@ class DvcRepository:
             self._run.git("add", "--", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
             self._advance(self._commit_index("Start of the dataset's history", now))
 
-    def commit(
-        self, large: Sequence[str], small: Sequence[str], message: str, tag: str, now: float
-    ) -> str:
+    def commit(self, large: Sequence[str], small: Sequence[str], message: str, tag: str, now: float) -> str:
         """Track these files or folders as they are now, commit them and create the tag.
 
         Killed before the tag exists, it left nothing that a reader sees; afterwards, the next holder of the lock
@@ -276,7 +274,9 @@ class DvcRepository:
     def _transfer(self, names: Collection[str] | None = None) -> Transfer:
         tags = {tag.name: tag for tag in self.tags()}
         if unknown := sorted(set(names or ()) - tags.keys()):
-            raise NotFound(f"No version {unknown[0]!r} in {self.folder}. Existing: {', '.join(tags) or 'none'}.")
+            raise NotFound(
+                f"No version {unknown[0]!r} in {self.folder}. Existing: {', '.join(tags) or 'none'}."
+            )
         pointers = {}
         for tag in (tags[name] for name in (tags if names is None else names)):
             names = self._run.git("ls-tree", "--name-only", tag.commit).split()

@@ -96,7 +96,9 @@ class History:
         stored = read_stored(self._repository.read(HEADER, revision))
         subjects = {tag.name: tag.subject for tag in self._repository.tags()}
         if commit_subject(stored.header.name, stored.digest) != subjects.get(name):
-            raise BadInput(f"The header of {name} is not the one its commit names: the repository was edited by hand.")
+            raise BadInput(
+                f"The header of {name} is not the one its commit names: the repository was edited by hand."
+            )
         return stored
 
     def images(
@@ -228,7 +230,14 @@ class History:
         head = stored.header
         others = tuple(other.name for other in tags if other.commit == tag.commit and other.name != tag.name)
         return VersionInfo(
-            tag.name, stored.digest, tag.created_at, head.description, head.parent, head.images, len(head.waivers), others
+            tag.name,
+            stored.digest,
+            tag.created_at,
+            head.description,
+            head.parent,
+            head.images,
+            len(head.waivers),
+            others,
         )
 
 

@@ -32,7 +32,9 @@ class Leak:
 
     def to_text(self) -> str:
         a, b = (f"{name} ({split})" for name, split in zip(self.names, self.splits, strict=True))
-        how = "share a group" if self.distance is None else f"show the same, {self.distance} of 128 bits apart"
+        how = (
+            "share a group" if self.distance is None else f"show the same, {self.distance} of 128 bits apart"
+        )
         return f"{a} and {b} {how}"
 
     def waived(self, reason: str) -> Waiver:
@@ -58,9 +60,14 @@ class LeakReport:
     def to_text(self) -> str:
         """A few lines for a terminal or a log."""
         found = f"{len(self.leaks)} leaks between splits, {len(self.waived)} waived"
-        lines = [f"{found}; {self.compared} new pictures compared", *(f"  {leak.to_text()}" for leak in self.leaks)]
+        lines = [
+            f"{found}; {self.compared} new pictures compared",
+            *(f"  {leak.to_text()}" for leak in self.leaks),
+        ]
         for waiver in self.waived:
-            a, b = (f"{image[:12]} ({split})" for image, split in zip(waiver.images, waiver.splits, strict=True))
+            a, b = (
+                f"{image[:12]} ({split})" for image, split in zip(waiver.images, waiver.splits, strict=True)
+            )
             lines.append(f"  waived: {a} and {b}: {waiver.reason}")
         return "\n".join(lines)
 
@@ -98,7 +105,9 @@ def find_leaks(
         for waiver in waivers
         if tuple(items[image].split if image in items else "" for image in waiver.images) == waiver.splits
     }
-    leaks = tuple(sorted((leak for leak in found if leak.images not in standing), key=lambda leak: leak.images))
+    leaks = tuple(
+        sorted((leak for leak in found if leak.images not in standing), key=lambda leak: leak.images)
+    )
     return LeakReport(leaks, tuple(standing.values()), compared)
 
 

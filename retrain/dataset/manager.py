@@ -1,53 +1,37 @@
 """Dataset versions: drafted out of sight, committed as one step, proven by reading them back."""
 
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from retrain.boxes import Annotations
-from retrain.dataset.additions import Additions, AddReport
 from retrain.dataset.adding import Batch, add_batch
+from retrain.dataset.additions import Additions, AddReport
 from retrain.dataset.candidates import Progress, Source
+from retrain.dataset.committing import Committer
 from retrain.dataset.composer import Composer
 from retrain.dataset.dataset import Dataset
 from retrain.dataset.derivation import ClassMap, merged_classes, merged_items
 from retrain.dataset.diff import DatasetDiff, diff_versions
-from retrain.dataset.drafts import Draft, Drafts, check_name
+from retrain.dataset.draft import Draft, begin_draft, check_name, derived_draft
+from retrain.dataset.drafts import Drafts
 from retrain.dataset.dvc_repository import DvcRepository
 from retrain.dataset.forgotten import ForgottenImages
-from retrain.dataset.history import PACKS, History, VersionInfo
+from retrain.dataset.garbage import Cleaner, Garbage
+from retrain.dataset.gold import gold_test, rolling_test
+from retrain.dataset.history import History, VersionInfo
 from retrain.dataset.leaks import LeakReport
 from retrain.dataset.pictures import Pictures
 from retrain.dataset.publisher import Publisher
-from retrain.dataset.purging import Purged, delete_packs_with, purge_drafts
+from retrain.dataset.purging import Purged
 from retrain.dataset.query import parse_query
-from retrain.dataset.splitter import DEFAULT_FRACTIONS, checked_fractions
-from retrain.dataset.version import DatasetItem, DatasetVersion, Waiver
-from retrain.errors import BadInput, Conflict, NotFound
+from retrain.dataset.version import DatasetItem, DatasetVersion
+from retrain.errors import BadInput, Conflict
 
 _DAY_S = 86_400.0
-
-
-@dataclass(frozen=True)
-class Garbage:
-    """What `DatasetManager.gc` deleted.
-
-    Attributes:
-        drafts: names of drafts that nobody had touched for long.
-        files: of DVC's cache that no version uses, and their bytes.
-        pictures: files of perceptual hashes that no version uses.
-    """
-
-    drafts: tuple[str, ...]
-    files: int
-    bytes: int
-    pictures: int
 
 
 class DatasetManager:
@@ -65,15 +49,16 @@ class DatasetManager:
         self.repository = DvcRepository(Path(base_path))
         self._clock = clock
         scratch = self.repository.scratch
-        self._incoming = scratch / "incoming"
+        incoming = scratch / "incoming"
         self._history = History(self.repository)
         self._drafts = Drafts(scratch / "drafts")
         self._forgotten = ForgottenImages(self.repository)
-        self._pictures = Pictures(scratch / "pictures")
-        self._composer = Composer(self._history, self._drafts, self._pictures, self._incoming)
-        self._publisher = Publisher(self.repository, self._history, self._incoming)
+        pictures = Pictures(scratch / "pictures")
+        self._composer = Composer(self._history, self._drafts, pictures, incoming)
+        publisher = Publisher(self.repository, self._history, incoming)
+        self._committer = Committer(self._history, self._drafts, self._composer, publisher, incoming)
+        self._cleaner = Cleaner(self.repository, self._history, self._drafts, pictures, incoming)
         self._begun: dict[str, str] = {}
-        self._committed: set[str] = set()
 
     # Making a version
 
@@ -103,28 +88,9 @@ class DatasetManager:
             NotFound: no such parent or gold version.
         """
         base = None if parent is None else self.get_version(parent)
-        names = tuple(classes if classes is not None else base.classes if base else ())
-        if not names or len(set(names)) != len(names) or not all(text.strip() for text in names):
-            raise BadInput(f"classes must be different names, at least one, got {list(names)}.")
-        if base and names[: len(base.classes)] != base.classes:
-            raise BadInput(
-                f"classes must begin with those of {parent} ({', '.join(base.classes)}), got {list(names)}."
-            )
-        if gold not in {None, name}:
-            self._history.find(str(gold))
-        return self._begin(
-            Draft(
-                name=check_name(name),
-                description=description,
-                classes=names,
-                parent=base.name if base else None,
-                parent_digest=base.digest if base else None,
-                splits=checked_fractions(splits or (base.splits if base else DEFAULT_FRACTIONS)),
-                salt=salt if salt is not None else base.salt if base else "",
-                gold=gold or (base.gold if base and base.gold else name),
-                waivers=base.waivers if base else (),
-            )
-        )
+        if gold is not None and gold != name:
+            gold = self._history.find(gold)
+        return self._begin(begin_draft(name, description, base, classes, splits, salt, gold))
 
     def add_images(
         self,
@@ -202,31 +168,11 @@ class DatasetManager:
             PostConditionFailed: what was read back is not what was committed.
         """
         reference = self._reference(version_id)
-        name = reference.partition("@")[0]
         with self.repository.locked():
-            exists = name in self.versions()
-            try:
-                draft = self._drafts.read(reference)
-            except NotFound:
-                if not exists or ("@" in reference and reference not in self._committed):
-                    raise
-                return self._publisher.proven(name)
-            version = self._composer.compose(draft, waive, self._forgotten.reasons(), progress)
-            if exists:
-                stored = self._publisher.proven(name)
-            else:
-                stored = self._publisher.publish(version, self._clock())
-            if stored.digest != version.digest:
-                raise Conflict(
-                    f"Dataset version {name!r} exists with other content (digest {stored.digest[:12]}, not "
-                    f"{version.digest[:12]}). Versions never change; choose a new name."
-                )
-            self._composer.keep_pictures(draft, stored)
-            self._committed.add(draft.id)
-            self._begun.pop(name, None)
-            self._drafts.discard(name)
-            shutil.rmtree(self._incoming, ignore_errors=True)
-            return stored
+            gone = self._forgotten.reasons()
+            version = self._committer.commit(reference, waive, gone, self._clock(), progress)
+        self._begun.pop(version.name, None)
+        return version
 
     # Versions made of versions
 
@@ -252,10 +198,10 @@ class DatasetManager:
         first, second = self.get_version(a), self.get_version(b)
         classes = merged_classes(first, second, class_map)
         items = merged_items(first, second, class_map, classes)
-        draft = self.create_version(
-            name, description if description is not None else f"{a} with {b}", parent=a, classes=classes
-        )
-        return self._commit_items(draft, items, second.waivers, waive)
+        told = description if description is not None else f"{a} with {b}"
+        draft = begin_draft(name, told, first, classes, None, None, None)
+        waivers = tuple(dict.fromkeys((*first.waivers, *second.waivers)))
+        return self._commit_items(msgspec.structs.replace(draft, waivers=waivers), items, waive)
 
     def subset(
         self, name: str, of: str, where: str | Sequence[str], description: str | None = None
@@ -271,7 +217,7 @@ class DatasetManager:
         if not items:
             raise BadInput(f"No image of {of} meets {query.text}.")
         told = description if description is not None else f"{of} where {query.text}"
-        return self._derive(name, told, version, version, items)
+        return self._commit_items(derived_draft(name, told, version, version), items)
 
     def split(self, of: str, parts: Mapping[str, str | Sequence[str]]) -> dict[str, DatasetVersion]:
         """Several versions of one, a query for each; an image may be in any number of them.
@@ -288,7 +234,7 @@ class DatasetManager:
         """
         old, newest = self.get_version(to), self.get_version(self.versions()[-1])
         told = description if description is not None else f"back to {to}"
-        return self._derive(name, told, newest, old, list(old.items))
+        return self._commit_items(derived_draft(name, told, newest, old), old.items)
 
     # Reading
 
@@ -328,19 +274,12 @@ class DatasetManager:
     def gold_test(self, name: str) -> tuple[DatasetItem, ...]:
         """The frozen test of a version: the test images, and labels, of its gold version that it still has."""
         version = self.get_version(name)
-        gold = self.get_version(version.gold or version.name).by_image
-        return tuple(item for item in version.in_split("test") if gold.get(item.image) == item)
+        return gold_test(version, self.get_version(version.gold or version.name))
 
     def rolling_test(self, name: str, since: float) -> tuple[DatasetItem, ...]:
-        """Test images that came after the gold test and were captured at or after `since`, in seconds since the epoch.
-
-        Images without a `captured_at` in their metadata are not among them.
-        """
+        """Test images that came after the gold test, captured at or after `since`, in seconds since the epoch."""
         version = self.get_version(name)
-        gold = {item.image for item in self.gold_test(name)}
-        moment = datetime.fromtimestamp(since, UTC).isoformat()
-        recent = parse_query(f"captured_at>={moment}", version.classes)
-        return tuple(item for item in version.in_split("test") if item.image not in gold and recent(item))
+        return rolling_test(version, self.get_version(version.gold or version.name), since)
 
     def image_bytes(self, version: DatasetVersion, item: DatasetItem) -> bytes:
         """The encoded bytes of one image, checked against its digest; `images` is faster for many."""
@@ -429,50 +368,24 @@ class DatasetManager:
 
         Killed anywhere and called again, it goes on.
         """
-        folder = self.repository.folder
-        if not folder.is_dir():
+        if not self.repository.folder.is_dir():
             return Purged()
         with self.repository.locked():
-            drafts = dict(purge_drafts(self._drafts, images))
-            # A commit makes it anew, and one that was killed left there what nobody reads.
-            shutil.rmtree(self._incoming, ignore_errors=True)
-            committed = {item.pack for name in self.versions() for item in self.get_version(name).items}
-            places = (folder / PACKS, folder / ".dvc" / "cache")
-            return Purged(drafts, delete_packs_with(places, images, committed))
+            return self._cleaner.purge(images)
 
     def leave_out_leaks(self, version_id: Draft | str) -> dict[str, str]:
         """Take images out of a draft until nothing that it adds leaks; image → what it leaked to.
 
         For loops that nobody watches: they had rather lose a sample than stop or spoil the test.
         """
-        gone: dict[str, str] = {}
-        while leaks := self.review(version_id).leaks:
-            with self.repository.locked():
-                draft = self._drafts.read(self._reference(version_id))
-                known = self._composer.base(draft)
-            found = {
-                image: leak.to_text()
-                for leak in leaks
-                for image in [next((image for image in reversed(leak.images) if image not in known), None)]
-                if image is not None
-            }
-            if not found:
-                break
-            self.leave_out(version_id, found)
-            gone |= found
-        return gone
+        with self.repository.locked():
+            draft = self._drafts.read(self._reference(version_id))
+            return self._committer.leave_out_leaks(draft, self._forgotten.reasons())
 
     def gc(self, drafts_older_than_days: float = 30.0) -> Garbage:
         """Delete what no version uses: abandoned drafts, leftovers of killed commits, cached hashes of gone packs."""
         with self.repository.locked():
-            oldest = self._clock() - drafts_older_than_days * _DAY_S
-            stale = [name for name in self._drafts.names() if self._drafts.last_change(name) < oldest]
-            for name in stale:
-                self._drafts.discard(name)
-            shutil.rmtree(self._incoming, ignore_errors=True)
-            files, size = self.repository.collect_garbage()
-            packs = {item.pack for name in self.versions() for item in self.get_version(name).items}
-            return Garbage(tuple(stale), files, size, self._pictures.forget_others(packs))
+            return self._cleaner.collect(self._clock() - drafts_older_than_days * _DAY_S)
 
     def _begin(self, draft: Draft) -> Draft:
         self.repository.init(self._clock())
@@ -481,31 +394,13 @@ class DatasetManager:
         self._begun[draft.name] = draft.id
         return draft
 
-    def _derive(
-        self, name: str, description: str, parent: DatasetVersion, like: DatasetVersion, items: list[DatasetItem]
-    ) -> DatasetVersion:
-        """A successor of `parent` with exactly these items, in the classes and under the rules of `like`."""
-        draft = Draft(
-            name=check_name(name),
-            description=description,
-            classes=like.classes,
-            parent=parent.name,
-            parent_digest=parent.digest,
-            splits=dict(like.splits),
-            salt=like.salt,
-            gold=like.gold or like.name,
-            inherits=False,
-        )
-        return self._commit_items(self._begin(draft), items, like.waivers, None)
-
     def _commit_items(
-        self, draft: Draft, items: list[DatasetItem], waivers: Sequence[Waiver], waive: str | None
+        self, draft: Draft, items: Sequence[DatasetItem], waive: str | None = None
     ) -> DatasetVersion:
         """Commit a draft with items whose bytes are in versions already."""
         gone = self._forgotten.reasons()
         with self.repository.locked():
-            standing = tuple(dict.fromkeys((*draft.waivers, *waivers)))
-            self._drafts.begin(msgspec.structs.replace(draft, waivers=standing))
+            self._begin(draft)
             self._drafts.record(draft, [item for item in items if item.image not in gone])
             return self.commit(draft, waive)
 

@@ -103,10 +103,14 @@ def _build(
         for kind in ("images", "labels"):
             for name in folders:
                 (arriving / kind / name).mkdir(parents=True)
-        for done, (item, path) in enumerate(_shared_images(version, items, manager, arriving, target.parent), start=1):
+        for done, (item, path) in enumerate(
+            _shared_images(version, items, manager, arriving, target.parent), start=1
+        ):
             split = item.split if by_split else ""
             link(path, arriving / "images" / split / item.file_name)
-            (arriving / "labels" / split / f"{item.image}.txt").write_text(yolo_labels(item), encoding="ascii")
+            (arriving / "labels" / split / f"{item.image}.txt").write_text(
+                yolo_labels(item), encoding="ascii"
+            )
             if progress is not None and (done % 1000 == 0 or done == len(items)):
                 progress("laying out images", done, len(items))
         (arriving / "data.yaml").write_text(_data_yaml(version, folders), encoding="utf-8")
@@ -144,8 +148,14 @@ def _shared(root: Path, item: DatasetItem) -> Path:
 
 def _data_yaml(version: DatasetVersion, folders: Sequence[str]) -> str:
     """What Ultralytics reads; without `path`, its entries are relative to the file."""
-    places = {name: f"images/{name}" for name in folders} if folders != [""] else dict.fromkeys(("train", "val"), "images")
-    return yaml.safe_dump({**places, "names": dict(enumerate(version.classes))}, sort_keys=False, allow_unicode=True)
+    places = (
+        {name: f"images/{name}" for name in folders}
+        if folders != [""]
+        else dict.fromkeys(("train", "val"), "images")
+    )
+    return yaml.safe_dump(
+        {**places, "names": dict(enumerate(version.classes))}, sort_keys=False, allow_unicode=True
+    )
 
 
 def _extent(folder: Path) -> tuple[int, int]:

@@ -39,7 +39,9 @@ def arrange_packs(
     kept = {pack for pack, members in here.items() if _is_kept(files[pack], members, len(here))}
     for pack in kept:
         link(files[pack], incoming / pack_file_name(pack))
-    loose = {item.image: files[pack] for pack, members in here.items() if pack not in kept for item in members}
+    loose = {
+        item.image: files[pack] for pack, members in here.items() if pack not in kept for item in members
+    }
     return repack(items, loose, incoming)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from retrain.dataset.drafts import Draft, Drafts
+from retrain.dataset.draft import Draft
+from retrain.dataset.drafts import Drafts
 from retrain.dataset.packing import names_in, repack
 from retrain.errors import BadInput, NotFound
 from retrain.storage.digests import file_digest

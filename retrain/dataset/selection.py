@@ -56,7 +56,7 @@ def count_selected(selection: Path) -> int:
     found = read_selection_file(selection)
     if missing := [pack for pack in found.packs if not pack.is_file()]:
         raise NotFound(
-            f"Selection {selection} names {len(missing)} packs that are not on this machine, the first is {missing[0]}. "
+            f"{len(missing)} packs of selection {selection} are not on this machine, the first is {missing[0]}. "
             "Pull the dataset from its remote, or write the selection again."
         )
     return len(found.images)

@@ -190,7 +190,9 @@ def check_items(
             check_item(item, len(classes), splits)
         seen.setdefault(item.group, set()).add(item.split)
     if leaks := [
-        f"{group!r} ({', '.join(sorted(names))})" for group, names in seen.items() if len(names) > 1 and group not in torn
+        f"{group!r} ({', '.join(sorted(names))})"
+        for group, names in seen.items()
+        if len(names) > 1 and group not in torn
     ]:
         raise BadInput(f"A group must be in one split only; in several are {', '.join(sorted(leaks))}.")
 

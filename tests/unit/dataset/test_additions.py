@@ -5,7 +5,7 @@ import pytest
 from retrain.boxes import Annotations
 from retrain.dataset.additions import Additions
 from retrain.dataset.candidates import read_candidates
-from retrain.dataset.drafts import Draft
+from retrain.dataset.draft import Draft
 from retrain.errors import BadInput
 
 BOX = [1.0, 2.0, 11.0, 12.0]

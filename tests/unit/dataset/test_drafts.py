@@ -1,6 +1,7 @@
 import pytest
 
-from retrain.dataset.drafts import Draft, Drafts, check_name
+from retrain.dataset.draft import Draft, check_name
+from retrain.dataset.drafts import Drafts
 from retrain.errors import BadInput, Conflict, NotFound
 
 

@@ -18,7 +18,13 @@ def test_defaults_and_given_values_are_kept() -> None:
 
 @pytest.mark.parametrize(
     ("key", "nearest"),
-    [("epoch", "epochs"), ("train_dir", "train_data"), ("lr", "model"), ("learning-rate", "learning_rate")],
+    [
+        ("epoch", "epochs"),
+        ("train_dirs", "train_data"),
+        ("val_dir", "val_data"),
+        ("lr", "model"),
+        ("learning-rate", "learning_rate"),
+    ],
 )
 def test_unknown_key_is_refused_with_the_nearest_valid_one(key: str, nearest: str) -> None:
     with pytest.raises(ConfigError, match=nearest):
@@ -54,6 +60,9 @@ def test_unknown_key_is_refused_with_the_nearest_valid_one(key: str, nearest: st
         ("seed", -1),
         ("data_digest", ""),
         ("sampling", "weighted"),
+        ("augmentation_pipeline", "flip"),
+        ("augmentation_pipeline", [{"step": "flop"}]),
+        ("augmentation_pipeline", [{"step": "flip", "probability": 2}]),
     ],
 )
 def test_value_that_cannot_be_used_is_refused_by_name(key: str, value: object) -> None:
@@ -75,19 +84,23 @@ def test_identity_ignores_where_things_are() -> None:
     assert one.identity() != TrainingRequest.of({**CONFIG, "data_digest": "e"}).identity()
 
 
-def test_former_names_of_the_data_still_work_but_not_beside_the_new_ones() -> None:
-    former = TrainingRequest.of({"train_dirs": "a", "val_dir": "v", "classes": ["x"]})
+@pytest.mark.parametrize(
+    "newer",
+    [{"sampling": "balanced"}, {"augmentation_pipeline": [{"step": "greyscale"}]}],
+)
+def test_identity_names_a_newer_setting_only_where_it_is_not_the_one_there_always_was(
+    newer: dict[str, Any],
+) -> None:
+    plain, changed = TrainingRequest.of(CONFIG), TrainingRequest.of({**CONFIG, **newer})
 
-    assert former == TrainingRequest.of({"train_data": ["a"], "val_data": "v", "classes": ["x"]})
-    with pytest.raises(ConfigError, match="val_dir is the former name of val_data"):
-        TrainingRequest.of({**CONFIG, "val_dir": "v"})
+    assert not set(newer) & set(plain.identity())
+    assert changed.identity() == {**plain.identity(), **{key: getattr(changed, key) for key in newer}}
 
 
-def test_identity_names_the_sampling_only_where_it_is_not_the_one_there_always_was() -> None:
-    plain = TrainingRequest.of(CONFIG).identity()
+def test_pipelines_that_do_the_same_are_the_same_job() -> None:
+    short, whole = ({"step": "flip"}, {"step": "flip", "directions": ["horizontal"], "probability": 1})
 
-    assert "sampling" not in plain
-    assert TrainingRequest.of({**CONFIG, "sampling": "balanced"}).identity() == {
-        **plain,
-        "sampling": "balanced",
-    }
+    one, other = (TrainingRequest.of({**CONFIG, "augmentation_pipeline": [step]}) for step in (short, whole))
+
+    assert one.identity() == other.identity()
+    assert one.augmentation_pipeline[0]["directions"] == ["horizontal"]

@@ -1,0 +1,109 @@
+"""A version in the making, as it is begun."""
+
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from retrain.dataset.splitter import DEFAULT_FRACTIONS, checked_fractions
+from retrain.dataset.version import DatasetVersion, Waiver
+from retrain.errors import BadInput
+
+# Also a valid Git tag and file name on every system.
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]|\.(?!\.|lock$|$)){0,99}")
+
+
+def _nonce() -> str:
+    return secrets.token_hex(4)
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """What `DatasetManager.create_version` returns; pass it, or its `id` or name, as `version_id`.
+
+    Attributes:
+        inherits: whether it starts from all images of the parent.
+        gold: the version whose test images are its frozen gold test; its own name if it declares a new one.
+        waivers: leaks that were accepted where its images come from.
+    """
+
+    name: str
+    description: str
+    classes: tuple[str, ...]
+    parent: str | None
+    parent_digest: str | None
+    splits: Mapping[str, float]
+    salt: str
+    gold: str = ""
+    inherits: bool = True
+    waivers: tuple[Waiver, ...] = ()
+    nonce: str = msgspec.field(default_factory=_nonce)
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}@{self.nonce}"
+
+
+def begin_draft(
+    name: str,
+    description: str,
+    parent: DatasetVersion | None,
+    classes: Sequence[str] | None,
+    splits: Mapping[str, float] | None,
+    salt: str | None,
+    gold: str | None,
+) -> Draft:
+    """An empty draft; what is not given is the parent's (`DatasetManager.create_version` says what else).
+
+    Raises:
+        BadInput: a name, fraction or class list that cannot be used.
+    """
+    names = tuple(classes if classes is not None else parent.classes if parent else ())
+    if not names or len(set(names)) != len(names) or not all(text.strip() for text in names):
+        raise BadInput(f"classes must be different names, at least one, got {list(names)}.")
+    if parent and names[: len(parent.classes)] != parent.classes:
+        raise BadInput(
+            f"classes must begin with those of {parent.name} ({', '.join(parent.classes)}), got {list(names)}."
+        )
+    return Draft(
+        name=check_name(name),
+        description=description,
+        classes=names,
+        parent=parent.name if parent else None,
+        parent_digest=parent.digest if parent else None,
+        splits=checked_fractions(splits or (parent.splits if parent else DEFAULT_FRACTIONS)),
+        salt=salt if salt is not None else parent.salt if parent else "",
+        gold=gold or (parent.gold if parent and parent.gold else name),
+        waivers=parent.waivers if parent else (),
+    )
+
+
+def derived_draft(name: str, description: str, parent: DatasetVersion, like: DatasetVersion) -> Draft:
+    """An empty draft that succeeds `parent`, inherits none of its images, and follows the rules of `like`.
+
+    Raises:
+        BadInput: a name that cannot be used.
+    """
+    return Draft(
+        name=check_name(name),
+        description=description,
+        classes=like.classes,
+        parent=parent.name,
+        parent_digest=parent.digest,
+        splits=dict(like.splits),
+        salt=like.salt,
+        gold=like.gold or like.name,
+        inherits=False,
+        waivers=like.waivers,
+    )
+
+
+def check_name(name: str) -> str:
+    """The name itself.
+
+    Raises:
+        BadInput: it cannot be a tag.
+    """
+    if not _NAME.fullmatch(name):
+        raise BadInput(f"A version name has up to 100 letters, digits and . _ -, like v1.2.0; got {name!r}.")
+    return name
