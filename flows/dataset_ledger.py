@@ -163,7 +163,7 @@ def _ancestor(release: str, lineages: Mapping[str, Lineage], known: Mapping[str,
     """The nearest release on the way back that learnt from the images."""
     visited = {release}
     parent = lineages[release].parent
-    while parent in lineages and parent not in visited:
+    while parent is not None and parent in lineages and parent not in visited:
         if _trained(known.get(parent, Counter())):
             return parent
         visited.add(parent)

@@ -127,8 +127,8 @@ def augment_preview(
     config: given.ConfigFile = None,
 ) -> None:
     """Draw training images beside augmented variants of them."""
-    from flows.dataset_preview import draw_preview, read_steps
     from flows.dataset_place import existing_datasets
+    from flows.dataset_preview import draw_preview, read_steps
 
     steps = read_steps(pipeline, config)
     draw_preview(existing_datasets(path, config), name, output, steps, images, variants, seed)

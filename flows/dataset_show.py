@@ -7,7 +7,15 @@ import typer
 from rich.text import Text
 
 from flows.dataset_place import output, print_json, progress_bar
-from flows.dataset_view import info_json, log_table, version_json, version_line, version_table, waiver_lines
+from flows.dataset_view import (
+    info_json,
+    log_table,
+    quality_lines,
+    version_json,
+    version_line,
+    version_table,
+    waiver_lines,
+)
 from retrain.dataset.history import VersionInfo
 from retrain.dataset.manager import DatasetManager
 from retrain.dataset.quality import version_quality
@@ -89,7 +97,10 @@ def show_quality(manager: DatasetManager, name: str, examples: int, *, as_json: 
     if as_json:
         print_json({**report.to_json(), "waived": waiver_lines(version)})
     else:
-        lines = [report.to_text(examples), *(f"leak waived: {line}" for line in waiver_lines(version))]
+        lines = [
+            *quality_lines(report, version, examples),
+            *(f"leak waived: {line}" for line in waiver_lines(version)),
+        ]
         output().print(Text("\n".join(lines)), soft_wrap=True)
     if errors := report.counts_by_severity["error"]:
         raise PostConditionFailed(f"{version.name} has {errors} errors.")

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from retrain.dataset.coverage import camera_of
 from retrain.dataset.history import VersionInfo
-from retrain.dataset.report.wording import counted, percent
+from retrain.dataset.quality_report import SEVERITY, QualityReport
+from retrain.dataset.report.wording import count, counted, percent
 from retrain.dataset.version import DatasetItem, DatasetVersion
 
 
@@ -52,7 +53,7 @@ def log_table(versions: Iterable[VersionInfo]) -> Table:
 
 def version_line(version: DatasetVersion) -> str:
     """What is in it, in one line."""
-    splits = ", ".join(f"{split} {images}" for split, images in version.images_by_split().items())
+    splits = ", ".join(f"{split} {count(images)}" for split, images in version.images_by_split().items())
     return f"{version.name}: {counted(len(version.items), 'image')} ({splits}), {_objects(version)}"
 
 
@@ -82,7 +83,7 @@ def version_table(version: DatasetVersion, info: VersionInfo) -> Table:
         ("parent", version.parent or "none"),
         ("gold test of", version.gold or version.name),
         ("split rule", ", ".join(f"{split} {share:g}" for split, share in version.splits.items())),
-        *((f"images in {split}", str(images)) for split, images in version.images_by_split().items()),
+        *((f"images in {split}", count(images)) for split, images in version.images_by_split().items()),
         ("classes", ", ".join(version.classes)),
         ("objects", _objects(version)),
         ("labelled by", sources),
@@ -112,6 +113,27 @@ def info_json(info: VersionInfo) -> dict[str, Any]:
     }
 
 
+def quality_lines(report: QualityReport, version: DatasetVersion, examples: int) -> list[str]:
+    """The counts, and the first few issues of each kind that is more than worth knowing.
+
+    Args:
+        examples: how many of a kind.
+    """
+    total = ", ".join(
+        counted(n, severity) for severity, n in report.counts_by_severity.items() if severity != "info"
+    )
+    lines = [
+        f"{version.name}: {counted(report.images, 'image')}, {counted(report.objects, 'object')}: {total}"
+    ]
+    for kind, number in report.counts.items():
+        lines.append(f"{SEVERITY[kind]:<8} {kind:<20} {count(number):>8}")
+        shown = report.of_kind(kind)[:examples] if SEVERITY[kind] != "info" else ()
+        lines += [f"    {name_of(version, issue.image) or 'dataset'}: {issue.message}" for issue in shown]
+        if shown and number > len(shown):
+            lines.append(f"    and {count(number - len(shown))} more; --examples shows them")
+    return lines
+
+
 def name_of(version: DatasetVersion, image: str) -> str:
     """What people call an image: its file where the metadata have it, else how its digest begins."""
     item = version.by_image.get(image)
@@ -125,7 +147,7 @@ def utc(moment: float) -> str:
 
 def _objects(version: DatasetVersion) -> str:
     by_class = version.objects_by_class()
-    listed = ", ".join(f"{name} {objects}" for name, objects in by_class.items())
+    listed = ", ".join(f"{name} {count(objects)}" for name, objects in by_class.items())
     return f"{counted(sum(by_class.values()), 'object')} ({listed})"
 
 

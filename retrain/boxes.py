@@ -159,7 +159,10 @@ def yolo_to_xyxy(boxes: FloatArray, width: int, height: int) -> FloatArray:
 
 
 def _checked_boxes(boxes: Sequence[Sequence[float]] | FloatArray) -> FloatArray:
-    array = np.asarray(boxes, dtype=np.float64)
+    try:
+        array = np.asarray(boxes, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"Boxes must be four numbers each, got {boxes!r:.200}.") from error
     if array.size == 0:
         return np.zeros((0, 4))
     if array.ndim != 2 or array.shape[1] != 4:

@@ -11,6 +11,7 @@ from retrain.dataset.candidates import Candidate, PackedImage, Progress, Source,
 from retrain.dataset.disk import link
 from retrain.dataset.draft import Draft
 from retrain.dataset.drafts import Drafts
+from retrain.dataset.named_labels import Labels, with_indices
 from retrain.dataset.packing import names_in
 from retrain.errors import BadInput
 from retrain.storage.packs import pack_file_name, write_packs
@@ -25,7 +26,7 @@ class Batch:
     """
 
     images: Sequence[Source]
-    annotations: Sequence[Annotations]
+    annotations: Sequence[Labels]
     groups: Sequence[str | None] | None
     sources: str | Sequence[str]
     metadata: Sequence[Mapping[str, Any]] | None
@@ -50,12 +51,14 @@ class Batch:
             return source.name
         return f"image {index}" if isinstance(source, bytes) else str(source)
 
-    def arguments(self, index: int) -> tuple[Annotations, str | None, str, Mapping[str, Any], str | None]:
+    def arguments(
+        self, index: int, classes: Sequence[str]
+    ) -> tuple[Annotations, str | None, str, Mapping[str, Any], str | None]:
         """Labels, group, who labelled it, metadata and split of an image."""
         source = self.images[index]
         named = {} if isinstance(source, bytes | PackedImage) else {"file": Path(source).name}
         return (
-            self.annotations[index],
+            with_indices(self.annotations[index], classes),
             self.groups[index] if self.groups else None,
             self.sources if isinstance(self.sources, str) else self.sources[index],
             {**named, **(self.metadata[index] if self.metadata else {})},
@@ -82,12 +85,15 @@ def add_batch(
         try:
             if isinstance(candidate, BadInput):
                 raise candidate
-            if additions.add(candidate, *batch.arguments(index)):
+            if additions.add(candidate, *batch.arguments(index, draft.classes)):
                 new[candidate.digest] = candidate
         except BadInput as problem:
             rejected[batch.name(index)] = str(problem)
     if rejected and on_error == "raise":
         raise BadInput(_rejection(rejected, len(candidates)))
+    if draft.learns_classes:
+        # Only now: what a refused batch misspelt must not become a class.
+        drafts.learn_classes(draft)
     packs = _write(drafts.packs(draft), list(new.values()))
     pictures = {image: one.picture for image, one in new.items() if one.picture is not None}
     drafts.record(draft, in_packs(additions.settled(), packs).values(), pictures=pictures)

@@ -23,6 +23,7 @@ class Draft(msgspec.Struct, frozen=True):
 
     Attributes:
         inherits: whether it starts from all images of the parent.
+        learns_classes: whether classes that labels name are added to `classes`.
         gold: the version whose test images are its frozen gold test; its own name if it declares a new one.
         waivers: leaks that were accepted where its images come from.
     """
@@ -36,6 +37,7 @@ class Draft(msgspec.Struct, frozen=True):
     salt: str
     gold: str = ""
     inherits: bool = True
+    learns_classes: bool = False
     waivers: tuple[Waiver, ...] = ()
     nonce: str = msgspec.field(default_factory=_nonce)
 
@@ -59,7 +61,11 @@ def begin_draft(
         BadInput: a name, fraction or class list that cannot be used.
     """
     names = tuple(classes if classes is not None else parent.classes if parent else ())
-    if not names or len(set(names)) != len(names) or not all(text.strip() for text in names):
+    if (
+        len(set(names)) != len(names)
+        or not all(text.strip() for text in names)
+        or (classes is not None and not names)
+    ):
         raise BadInput(f"classes must be different names, at least one, got {list(names)}.")
     if parent and names[: len(parent.classes)] != parent.classes:
         raise BadInput(
@@ -74,6 +80,7 @@ def begin_draft(
         splits=checked_fractions(splits or (parent.splits if parent else DEFAULT_FRACTIONS)),
         salt=salt if salt is not None else parent.salt if parent else "",
         gold=gold or (parent.gold if parent and parent.gold else name),
+        learns_classes=not names,
         waivers=parent.waivers if parent else (),
     )
 

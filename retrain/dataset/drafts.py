@@ -43,6 +43,10 @@ class Drafts:
             (folder / name).mkdir(parents=True)
         write_durably(folder / "draft.json", msgspec.json.encode(draft))
 
+    def learn_classes(self, draft: Draft) -> None:
+        """Store a draft that has more classes than before."""
+        write_durably(self._folder(draft.name) / "draft.json", msgspec.json.encode(draft))
+
     def read(self, version_id: str) -> Draft:
         """The stored draft.
 

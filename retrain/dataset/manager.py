@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from retrain.boxes import Annotations
 from retrain.dataset.adding import Batch, add_batch
 from retrain.dataset.additions import Additions, AddReport
 from retrain.dataset.candidates import Progress, Source
@@ -24,6 +23,7 @@ from retrain.dataset.garbage import Cleaner, Garbage
 from retrain.dataset.gold import gold_test, rolling_test
 from retrain.dataset.history import History, VersionInfo
 from retrain.dataset.leaks import LeakReport
+from retrain.dataset.named_labels import Labels, new_names
 from retrain.dataset.pictures import Pictures
 from retrain.dataset.publisher import Publisher
 from retrain.dataset.purging import Purged
@@ -78,7 +78,8 @@ class DatasetManager:
             splits: fractions of the images; by default the parent's, or 0.7, 0.2, 0.1. Groups that the parent has
                 keep their split whatever is said here.
             parent: version whose images are all inherited.
-            classes: names in the order of class indices; by default the parent's. May only add to the parent's.
+            classes: names in the order of class indices; by default the parent's, to which they may only add. Without
+                either, the version has the classes that its labels name.
             salt: varies which of equally good assignments of groups to splits is taken; by default the parent's.
             gold: version whose test images are the frozen gold test, whose labels cannot be changed; by default the
                 parent's, else this one. Give `name` to declare a new gold test.
@@ -96,7 +97,7 @@ class DatasetManager:
         self,
         version_id: Draft | str,
         image_paths: Sequence[Source],
-        annotations: Sequence[Annotations],
+        annotations: Sequence[Labels],
         groups: Sequence[str | None] | None = None,
         sources: str | Sequence[str] = "human",
         metadata: Sequence[Mapping[str, Any]] | None = None,
@@ -110,6 +111,8 @@ class DatasetManager:
 
         Args:
             image_paths: files, encoded bytes, or images in packs. Boxes are clipped to the image.
+            annotations: boxes with class indices, or objects that name their class:
+                `[{"class": "car", "box": [x1, y1, x2, y2]}]`.
             groups: what must not be torn apart by a split, such as a recording; by default each image by itself.
             sources: who labelled them, for all or for each: seed, auto, human, …
             splits: where images must go, such as an official split; None leaves it to the commit.
@@ -124,6 +127,8 @@ class DatasetManager:
         candidates = batch.read(progress)
         with self.repository.locked():
             draft = self._drafts.read(self._reference(version_id))
+            if draft.learns_classes:
+                draft = msgspec.structs.replace(draft, classes=new_names(annotations, draft.classes))
             gold = self._gold_images(draft) if relabel else frozenset()
             known = {**self._composer.base(draft), **self._drafts.items(draft)}
             additions = Additions(draft, known, relabel, self._forgotten.reasons(), gold)

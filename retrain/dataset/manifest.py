@@ -118,10 +118,12 @@ def check_version(version: DatasetVersion, parent: DatasetVersion | None = None)
     """The version itself, if it may be committed. What it shares with its parent was checked for that.
 
     Raises:
-        BadInput: no images, an image twice, an unwaived group in two splits, or an impossible item.
+        BadInput: no images, no classes, an image twice, an unwaived group in two splits, or an impossible item.
     """
     if not version.items:
         raise BadInput(f"Version {version.name!r} would have no images; add some first.")
+    if not version.classes:
+        raise BadInput(f"Version {version.name!r} would have no classes; name them in create_version.")
     waived = {w.images for w in version.waivers if w.kind == "group"}
     groups = {version.by_image[image].group for pair in waived for image in pair if image in version.by_image}
     # A child's classes begin with its parent's, or the parent counts for nothing.

@@ -35,6 +35,7 @@ from retrain.evaluation.comparator import Comparison
 from retrain.serving.release import Lineage, read_release
 from retrain.storage.s3_blobs import S3Blobs
 from retrain.storage.schema import samples
+from retrain.storage.selections import read_selection_file
 from retrain.training.request import TrainingRequest
 from tasks.annotation import annotate
 from tasks.cycle import CycleWork, cycle_work
@@ -48,6 +49,7 @@ from tasks.serving import promote, register_release
 from tasks.simulation import heldout_frames, make_first_version
 from tasks.training import train
 from tests.unit.collection_probes import COLLECTION_CASES, Case, Probe
+from tests.unit.dataset.conftest import build_item, build_version
 
 SMALL = {
     "training.image_size": 160,
@@ -260,10 +262,10 @@ def training_job(resources: Resources, patch: pytest.MonkeyPatch, *, fine_tune: 
     patch.setitem(sys.modules, "retrain.training.orchestrator", module)
     patch.setattr("tasks.training.create_progress_artifact", MagicMock())
     resources.__dict__["tracker"] = MagicMock()
-    folders = {"train": ["train"], "val": "val"}
+    layout = {"train": ["train.jsonl"], "val": "val.jsonl"}
     initial = released(resources) if fine_tune else None
     with open_work(resources, patch) as work, pytest.raises(Handed) as handed:
-        train.fn(work, {"name": "v1.0.0", "digest": "d"}, folders, initial)
+        train.fn(work, {"name": "v1.0.0", "digest": "d"}, layout, initial)
     return handed.value.args
 
 
@@ -272,21 +274,19 @@ def fine_tuning_job(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
 
 
 def laid_out(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
-    """Images in the folders that the layout stage makes for the trainer."""
-    old = [SimpleNamespace(image=hashlib.sha256(bytes([n])).hexdigest(), split="train") for n in range(30)]
-    new = [SimpleNamespace(image="f" * 64, split="train"), SimpleNamespace(image="e" * 64, split="val")]
-    versions = {"v1.0.0": SimpleNamespace(items=old), "v1.1.0": SimpleNamespace(items=[*old, *new])}
-    resources.__dict__["datasets"] = SimpleNamespace(get_version=versions.__getitem__)
-    folders: list[list[str]] = []
-
-    def materialise(version: Any, datasets: Any, wanted: Callable[[Any], bool], root: Path) -> Path:
-        folders.append(sorted(item.image for item in version.items if wanted(item)))
-        return root / str(len(folders))
-
-    patch.setattr("tasks.dataset.materialise", materialise)
+    """Images of the lists that the layout stage makes for the trainer, with how often each is drawn."""
+    old = [build_item(seed) for seed in range(30)]
+    new = [build_item(30), build_item(31, split="val")]
+    versions = {"v1.0.0": build_version(old), "v1.1.0": build_version([*old, *new])}
+    pack = resources.home / "pack.zip"
+    pack.touch()
+    resources.__dict__["datasets"] = SimpleNamespace(
+        get_version=versions.__getitem__, pack_file=lambda version, digest: pack
+    )
     with open_work(resources, patch) as work:
-        lay_out.fn(work, {"name": "v1.1.0"}, "v1.0.0")
-    return folders
+        layout = lay_out.fn(work, {"name": "v1.1.0"}, "v1.0.0")
+    lists = [read_selection_file(resources.home / place) for place in (*layout["train"], layout["val"])]
+    return [[(image.name, image.weight) for image in one.images] for one in lists]
 
 
 def first_version(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
@@ -469,6 +469,9 @@ CASES: dict[str, Case] = {
     "annotation.auto_label_threshold": Case(0.3, labels),
     "annotation.require_review": Case(False, labels),
     "annotation.reviewer": Case("simulated", labels),
+    "dataset.augmentation": Case(False, training_job),
+    "dataset.augmentation_pipeline": Case([{"step": "flip"}], training_job),
+    "dataset.balance_classes": Case(True, laid_out),
     "dataset.versions_path": Case("{tmp}/elsewhere", datasets_folder),
     "dataset.splits.train": Case(0.3, first_version, beside={"dataset.splits.test": 0.55}),
     "dataset.splits.val": Case(0.6, first_version, beside={"dataset.splits.train": 0.25}),

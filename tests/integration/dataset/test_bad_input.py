@@ -71,7 +71,9 @@ def test_fractions_that_cannot_be_are_refused_and_begin_no_draft(manager, splits
         manager.commit("v2")
 
 
-@pytest.mark.parametrize("name", ["", " ", "../v1", "a/b", ".git", "v1..2", "v1.lock", "a" * 101, "v1\n", "vé"])
+@pytest.mark.parametrize(
+    "name", ["", " ", "../v1", "a/b", ".git", "v1..2", "v1.lock", "a" * 101, "v1\n", "vé"]
+)
 def test_a_name_that_is_no_tag_or_file_name_is_refused(manager, name):
     with pytest.raises(BadInput, match="A version name has up to 100 letters"):
         manager.create_version(name, parent="v1.0.0")
@@ -163,9 +165,9 @@ def test_any_file_name_can_be_added_and_equal_names_are_no_clash(manager, draft,
     report = add(manager, draft, paths)
 
     assert len(report.added) == len(paths)
-    assert sorted(item.metadata["file"] for item in manager.commit(draft).items if "file" in item.metadata) == sorted(
-        names * 2
-    )
+    assert sorted(
+        item.metadata["file"] for item in manager.commit(draft).items if "file" in item.metadata
+    ) == sorted(names * 2)
 
 
 def test_a_file_name_that_is_no_unicode_does_not_stop_the_import(manager, draft, build, tmp_path):
@@ -183,7 +185,14 @@ def test_what_json_cannot_hold_is_refused_and_the_draft_stays_usable(manager, dr
     deep = []
     for _ in range(100_000):
         deep = [deep]
-    for metadata in ({"at": float("nan")}, {"x": object()}, {"x": {1, 2}}, {"x": 2**70}, {"x": "\ud800"}, {"x": deep}):
+    for metadata in (
+        {"at": float("nan")},
+        {"x": object()},
+        {"x": {1, 2}},
+        {"x": 2**70},
+        {"x": "\ud800"},
+        {"x": deep},
+    ):
         with pytest.raises(BadInput, match="1 of 1 images cannot be added"):
             add(manager, draft, [build.image(70)], metadata=[metadata])
 
@@ -196,7 +205,9 @@ def test_what_json_cannot_hold_is_refused_and_the_draft_stays_usable(manager, dr
 @pytest.mark.parametrize(
     "options", [{"groups": [7]}, {"groups": ["\ud800"]}, {"sources": [None]}, {"sources": "\ud800"}]
 )
-def test_a_group_or_source_that_is_no_text_is_refused_and_the_draft_stays_usable(manager, draft, build, options):
+def test_a_group_or_source_that_is_no_text_is_refused_and_the_draft_stays_usable(
+    manager, draft, build, options
+):
     with pytest.raises(BadInput, match="1 of 1 images cannot be added"):
         add(manager, draft, [build.image(70)], **options)
 
@@ -237,7 +248,9 @@ def test_boxes_that_cannot_be_are_refused_and_the_draft_stays_usable(manager, dr
     assert version.by_image[report.added[0]].objects[0].box == (0.0, 0.0, 24.0, 24.0)
 
 
-def test_a_hundred_thousand_boxes_in_one_image_take_seconds_also_when_they_are_corrected(manager, draft, build):
+def test_a_hundred_thousand_boxes_in_one_image_take_seconds_also_when_they_are_corrected(
+    manager, draft, build
+):
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 3990, (100_000, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(2, 9, (100_000, 2))], axis=1)
@@ -292,7 +305,9 @@ def test_a_class_map_with_holes_makes_no_version(manager, build):
     assert manager.versions() == ["v1.0.0", "v9"]
 
 
-def test_a_pack_that_is_not_what_its_name_says_never_becomes_a_tagged_version(manager, draft, build, tmp_path):
+def test_a_pack_that_is_not_what_its_name_says_never_becomes_a_tagged_version(
+    manager, draft, build, tmp_path
+):
     names = [f"{content_digest(build.image(seed))}.png" for seed in (70, 71)]
     pack = write_pack(tmp_path, zip(names, map(build.image, (70, 71)), strict=True))
     wrong = tmp_path / f"{'ab' * 32}.zip"
@@ -342,7 +357,9 @@ def test_folders_that_somebody_emptied_come_back_with_the_next_version(manager, 
 
     version = manager.commit(draft)
 
-    assert {path.stem for path in (manager.repository.folder / "packs").iterdir()} == {i.pack for i in version.items}
+    assert {path.stem for path in (manager.repository.folder / "packs").iterdir()} == {
+        i.pack for i in version.items
+    }
     assert manager.repository.status() == {}
 
 
@@ -377,11 +394,16 @@ def test_a_header_edited_by_hand_is_named_by_verify(manager, build, change):
 
 def test_damage_to_a_segment_or_a_pack_or_what_lists_them_is_named_by_verify(manager):
     folder, version = manager.repository.folder, manager.get_version("v1.0.0")
-    (pack,), (segment,) = (manager.repository.listing(kind, "v1.0.0").values() for kind in ("packs", "manifest"))
+    (pack,), (segment,) = (
+        manager.repository.listing(kind, "v1.0.0").values() for kind in ("packs", "manifest")
+    )
     lists = [path for path in (folder / ".dvc" / "cache" / "files" / "md5").rglob("*.dir")]
     assert len(lists) == 2
 
-    for damaged, said in ((pack, f"Pack {version.items[0].pack} .*damaged"), (segment, "segment .* is damaged")):
+    for damaged, said in (
+        (pack, f"Pack {version.items[0].pack} .*damaged"),
+        (segment, "segment .* is damaged"),
+    ):
         whole = damaged.read_bytes()
         flip(damaged, 200)
         with pytest.raises(BadInput, match=said):

@@ -39,7 +39,13 @@ def add(manager, draft, images, **options):
 def test_a_near_duplicate_across_an_official_split_stops_the_commit_until_it_is_waived_on_record(draft):
     manager, v1 = draft
     copies = [picture(0), picture(0, 1.04)]
-    add(manager, v1, [*copies, picture(1)], splits=["train", "test", "test"], metadata=[{"file": n} for n in "abc"])
+    add(
+        manager,
+        v1,
+        [*copies, picture(1)],
+        splits=["train", "test", "test"],
+        metadata=[{"file": n} for n in "abc"],
+    )
 
     with pytest.raises(Leakage, match=r"1 pairs .* a \(train\) and b \(test\)|b \(test\) and a \(train\)"):
         manager.commit(v1)
@@ -145,7 +151,9 @@ def test_labels_of_the_gold_test_are_frozen_until_a_new_one_is_declared(draft):
     manager.commit(v3)
 
     assert {item.image for item in manager.gold_test("v1.1.0")} == {item.image for item in frozen}
-    assert [item.image for item in manager.rolling_test("v1.1.0", since=999.0)] == [content_digest(picture(20))]
+    assert [item.image for item in manager.rolling_test("v1.1.0", since=999.0)] == [
+        content_digest(picture(20))
+    ]
     assert manager.rolling_test("v1.1.0", since=1001.0) == ()
     assert {item.image for item in manager.gold_test("v1.2.0")} == {
         item.image for item in manager.get_version("v1.2.0").in_split("test")

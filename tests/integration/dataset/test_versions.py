@@ -147,7 +147,7 @@ def test_wrong_arguments_are_refused_in_words(manager, build, tmp_path):
     ):
         manager.create_version("v2", parent="v1.0.0", classes=["one"])
     with pytest.raises(BadInput, match="classes must be different names, at least one"):
-        DatasetManager(tmp_path / "new").create_version("v1")
+        DatasetManager(tmp_path / "new").create_version("v1", classes=[])
     with pytest.raises(NotFound, match=r"'v9' not found .* Existing: v1.0.0\."):
         manager.create_version("v2", parent="v9")
     with pytest.raises(BadInput, match=r"one of groups per image, got 1 for 2 images"):

@@ -1,4 +1,4 @@
-"""Training that reads packs: to the bit what the folders give, and balanced epochs that survive a kill."""
+"""Training that reads packs: to the bit what the folders give; balanced and augmented epochs survive a kill."""
 
 import json
 import os
@@ -33,12 +33,22 @@ def plain(config: dict[str, Any]) -> str:
     return json.dumps({**config, **data})
 
 
-@pytest.fixture(scope="module")
-def balanced(
-    packed_rectangles: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+PIPELINE = [
+    {"step": "flip", "probability": 0.5},
+    {"step": "affine", "probability": 0.7},
+    {"step": "mixup", "probability": 0.3},
+]
+
+
+@pytest.fixture(scope="module", params=[{"sampling": "balanced"}, {"augmentation_pipeline": PIPELINE}])
+def changed(
+    request: pytest.FixtureRequest,
+    packed_rectangles: dict[str, Any],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[dict[str, Any], TrainingResult]:
-    config = {**packed_rectangles, "sampling": "balanced"}
-    return config, TrainingOrchestrator(tmp_path_factory.mktemp("balanced")).train(config)
+    """A configuration whose epochs see other images than plain ones, and what it learnt."""
+    config = {**packed_rectangles, **request.param}
+    return config, TrainingOrchestrator(tmp_path_factory.mktemp("changed")).train(config)
 
 
 def test_training_from_packs_learns_what_training_from_folders_learns(
@@ -52,10 +62,10 @@ def test_training_from_packs_learns_what_training_from_folders_learns(
     assert from_packs.job_id == from_folders.job_id
 
 
-def test_a_balanced_training_that_was_killed_ends_with_the_same_bits(
-    balanced: tuple[dict[str, Any], TrainingResult], packed_rectangles: dict[str, Any], tmp_path: Path
+def test_a_balanced_or_augmented_training_that_was_killed_ends_with_the_same_bits(
+    changed: tuple[dict[str, Any], TrainingResult], packed_rectangles: dict[str, Any], tmp_path: Path
 ) -> None:
-    config, uninterrupted = balanced
+    config, uninterrupted = changed
     environment = {**os.environ, "RETRAIN_HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path.cwd())}
     command = [sys.executable, "-c", CHILD, str(tmp_path / "jobs"), plain(config)]
     killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
@@ -65,13 +75,13 @@ def test_a_balanced_training_that_was_killed_ends_with_the_same_bits(
 
     assert resumed.resumed_from_epoch == 2
     assert learned(resumed) == learned(uninterrupted)
-    assert resumed.resolved["sampling"] == "balanced"
+    assert set(config) - set(packed_rectangles) <= set(resumed.resolved)
     assert resumed.job_id != TrainingOrchestrator(tmp_path / "jobs").job_id(packed_rectangles)
 
 
-def test_balanced_epochs_differ_from_uniform_ones(
-    balanced: tuple[dict[str, Any], TrainingResult], packed_rectangles: dict[str, Any], tmp_path: Path
+def test_balanced_and_augmented_epochs_differ_from_plain_ones(
+    changed: tuple[dict[str, Any], TrainingResult], packed_rectangles: dict[str, Any], tmp_path: Path
 ) -> None:
-    uniform = TrainingOrchestrator(tmp_path).train({**packed_rectangles, "epochs": 1})
+    plain_epoch = TrainingOrchestrator(tmp_path).train({**packed_rectangles, "epochs": 1}).epochs[0]
 
-    assert uniform.epochs[0].losses != balanced[1].epochs[0].losses
+    assert plain_epoch.losses != changed[1].epochs[0].losses

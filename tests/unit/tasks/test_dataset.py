@@ -80,7 +80,9 @@ def test_samples_that_are_in_the_dataset_already_stay_as_they_are_and_the_others
 
 
 def test_a_sample_that_shows_what_is_in_another_split_is_left_out_by_name(resources, build, log, monkeypatch):
-    leak = {content_digest(png_bytes(11)): "north-7 (train) and gate-3 (test) show the same, 3 of 128 bits apart"}
+    leak = {
+        content_digest(png_bytes(11)): "north-7 (train) and gate-3 (test) show the same, 3 of 128 bits apart"
+    }
     leave_out = DatasetManager.leave_out
     monkeypatch.setattr(
         DatasetManager, "leave_out_leaks", lambda self, draft: leave_out(self, draft, leak) and dict(leak)

@@ -9,6 +9,7 @@ from retrain.data_collection.forgetting.eraser import Eraser
 from retrain.data_collection.forgetting.retention import RetentionPolicy, retain
 from retrain.data_collection.triggers.crossings import select_samples
 from retrain.dataset.materialise import materialise
+from retrain.dataset.selection import write_selection
 from retrain.storage.leases import LeaseManager
 from retrain.storage.schema import cycles, samples
 from tasks.proofs import prove_cycle
@@ -137,21 +138,74 @@ def test_stages_that_a_cycle_must_have_recorded_to_end_so_are_missed(resources, 
     assert all(status in proof.said for proof in proofs)
 
 
-def test_a_layout_that_lost_some_of_its_images_no_longer_holds(resources):
+def laid_out(resources, **output):
+    with LeaseManager(resources.state).acquire("cycle-m", 30) as lease:
+        cycle = open_cycle(resources.state, "m", "m-samples-1", "c", lease)
+        cycle.stage("layout", {}, lambda: output)
+    return cycle.id
+
+
+@pytest.fixture
+def pack(resources):
+    path = resources.home / "pack.zip"
+    path.write_bytes(b"a pack")
+    return path
+
+
+def selection(resources, pack, seeds):
+    version = build_version([build_item(seed) for seed in seeds])
+    path = write_selection(version, version.items, lambda digest: pack, resources.home / "cache")
+    return str(path.relative_to(resources.home))
+
+
+@pytest.fixture
+def layout(resources, pack):
+    train, val = (selection(resources, pack, seeds) for seeds in (range(4), range(4, 6)))
+    return {"train": [train], "val": val, "images": {train: 4, val: 2}}
+
+
+def test_a_layout_holds_while_its_lists_are_whole_and_their_packs_there(resources, pack, layout):
+    cycle = laid_out(resources, **layout)
+    whole = found(resources, cycle, "layout")
+
+    pack.unlink()
+    [(holds, said)] = found(resources, cycle, "layout")
+
+    assert whole == [(True, "4 training images in 1 parts, 2 validation images")]
+    assert not holds
+    assert "packs of selection" in said
+
+
+def test_a_layout_with_a_damaged_or_missing_list_or_other_images_no_longer_holds(resources, layout):
+    train, val = (resources.home / place for place in (layout["train"][0], layout["val"]))
+    fewer = {**layout, "images": {**layout["images"], layout["val"]: 3}}
+    cycle = laid_out(resources, **fewer)
+
+    said = [found(resources, cycle, "layout")]
+    train.write_bytes(train.read_bytes().replace(b"0.", b"1.", 1))
+    said.append(found(resources, cycle, "layout"))
+    train.unlink()
+    said.append(found(resources, cycle, "layout"))
+
+    assert val.is_file()
+    expected = ("Recorded for the images laid out", "is damaged", "does not exist; write it again")
+    assert [one[0][0] for one in said] == [False] * 3
+    assert [words in one[0][1] for words, one in zip(expected, said, strict=True)] == [True] * 3
+
+
+def test_a_layout_of_folders_as_cycles_had_them_holds_while_no_image_is_lost(resources):
     source = ImagesInMemory(range(6))
     version = build_version([build_item(seed, split="val" if seed > 3 else "train") for seed in range(6)])
     folders = {
         split: materialise(version, source, split, resources.home / "cache").relative_to(resources.home)
         for split in ("train", "val")
     }
-    with LeaseManager(resources.state).acquire("cycle-m", 30) as lease:
-        cycle = open_cycle(resources.state, "m", "m-samples-1", "c", lease)
-        cycle.stage("layout", {}, lambda: {"train": [str(folders["train"])], "val": str(folders["val"])})
+    cycle = laid_out(resources, train=[str(folders["train"])], val=str(folders["val"]))
 
-    whole = found(resources, cycle.id, "layout")
+    whole = found(resources, cycle, "layout")
     next((resources.home / folders["train"] / "images").iterdir()).unlink()
-    [(holds, said)] = found(resources, cycle.id, "layout")
+    [(holds, said)] = found(resources, cycle, "layout")
 
-    assert whole == [(True, "4 training images in 1 folders, 2 validation images")]
+    assert whole == [(True, "4 training images in 1 parts, 2 validation images")]
     assert not holds
     assert "no longer holds all images" in said
