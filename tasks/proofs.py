@@ -141,7 +141,7 @@ def _layout(recorded: _Recorded) -> str:
     counts = {place: _laid_out(recorded.resources.home / place) for place in places}
     _same("the images laid out", output.get("images", counts), counts)
     *train, val = counts.values()
-    return f"{sum(train)} training images in {len(train)} parts, {val} validation images"
+    return f"{sum(train)} training images in {len(train)} lists, {val} validation images"
 
 
 def _laid_out(place: Path) -> int:

@@ -1,5 +1,8 @@
+import zipfile
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 
 from retrain.boxes import Annotations, Detections
@@ -7,13 +10,17 @@ from retrain.config import RetrainConfig
 from retrain.cycle import open_cycle
 from retrain.data_collection.triggers.crossings import select_samples
 from retrain.dataset.manager import DatasetManager
-from retrain.errors import BadInput
+from retrain.dataset.balance import sampling_weights
+from retrain.dataset.materialise import materialise
+from retrain.errors import BadInput, NotFound
 from retrain.storage.digests import content_digest
 from retrain.storage.leases import LeaseManager
+from retrain.storage.selections import read_selection_file
 from tasks.cycle import CycleWork
-from tasks.dataset import build_version
+from tasks.dataset import build_version, lay_out
 from tasks.resources import Resources
 from tests.unit.data_collection.conftest import png_bytes
+from tests.unit.dataset import conftest as items
 
 KNOWN = Annotations.of([[1.0, 1.0, 5.0, 5.0]], [0])
 MOVED = Annotations.of([[2.0, 2.0, 6.0, 6.0]], [0])
@@ -31,10 +38,16 @@ def resources(tmp_path):
 
 @pytest.fixture(autouse=True)
 def log(monkeypatch):
-    monkeypatch.setattr("tasks.dataset.create_markdown_artifact", MagicMock())
     logger = MagicMock()
     monkeypatch.setattr("tasks.dataset.get_run_logger", lambda: logger)
     return logger
+
+
+@pytest.fixture(autouse=True)
+def artifact(monkeypatch):
+    create = MagicMock()
+    monkeypatch.setattr("tasks.dataset_review.create_markdown_artifact", create)
+    return create
 
 
 @pytest.fixture
@@ -112,3 +125,119 @@ def test_a_cycle_of_which_no_sample_can_be_added_fails_and_says_why(resources, b
         build(dict.fromkeys(range(10), MOVED))
 
     assert resources.datasets.versions() == ["v1.0.0"]
+
+
+def test_the_review_is_an_artifact_and_a_page_that_show_what_was_added_and_what_was_left_out(
+    resources, build, artifact
+):
+    built = build({**dict.fromkeys(range(10), MOVED), 10: KNOWN})
+
+    said = artifact.call_args.kwargs["markdown"]
+    assert artifact.call_args.kwargs["key"] == "dataset-version"
+    assert "# v1.0.0 → v1.1.0" in said
+    assert "## Leak report\n\nNo group and no near-duplicate is in two splits" in said
+    assert f"    {next(iter(built['left_out']))}: " in said.partition("## Left out")[2]
+    page = (resources.home / built["review"]).read_text()
+    assert content_digest(png_bytes(10))[:12] in page
+    assert content_digest(png_bytes(3))[:12] not in page
+
+
+def test_a_reason_cannot_become_markup_of_the_artifact(resources, build, artifact, monkeypatch):
+    leak = {content_digest(png_bytes(11)): "gate\n# owned ![](http://elsewhere/)"}
+    leave_out = DatasetManager.leave_out
+    monkeypatch.setattr(
+        DatasetManager, "leave_out_leaks", lambda self, draft: leave_out(self, draft, leak) and dict(leak)
+    )
+
+    build({10: KNOWN, 11: KNOWN})
+
+    lines = artifact.call_args.kwargs["markdown"].splitlines()
+    assert [line[:4] for line in lines if "owned" in line] == [" " * 4]
+
+
+OLD, NEW = range(20), range(20, 26)
+
+
+@pytest.fixture
+def stored(resources):
+    """Versions of 20 and of 26 images with their packs, the validation images among them."""
+
+    def item(seed):
+        return items.build_item(seed, split="val" if seed % 5 == 0 else "train")
+
+    seeds = {"v1.0.0": OLD, "v1.1.0": (*OLD, *NEW)}
+    versions = {name: items.build_version(map(item, given), name=name) for name, given in seeds.items()}
+    pack = resources.home / "pack.zip"
+    with zipfile.ZipFile(pack, "w") as archive:
+        for seed in (*OLD, *NEW):
+            archive.writestr(item(seed).file_name, items.encoded_image(seed))
+    datasets = SimpleNamespace(get_version=versions.__getitem__, pack_file=lambda version, digest: pack)
+    resources.__dict__["datasets"] = datasets
+    return versions
+
+
+def laid_out(resources, known="v1.0.0", **changes):
+    """The stage's record under changed settings, and the selections it names: training, then validation."""
+    sections = {key: {**resources.config.model_dump()[key], **value} for key, value in changes.items()}
+    resources.config = RetrainConfig.model_validate({**resources.config.model_dump(), **sections})
+    with LeaseManager(resources.state).acquire("cycle-m", 30) as lease:
+        cycle = open_cycle(resources.state, "m", "m-samples-1", "c", lease)
+        layout = lay_out.fn(CycleWork(cycle, resources), {"name": "v1.1.0"}, known)
+    *train, val = [read_selection_file(resources.home / place) for place in (*layout["train"], layout["val"])]
+    return layout, train, val
+
+
+def digests(selection):
+    return [image.digest for image in selection.images]
+
+
+def test_the_lists_hold_the_new_images_a_replay_and_the_validation_images(resources, stored):
+    layout, [new, replayed], val = laid_out(resources)
+
+    train = {split: {item.image for item in stored["v1.1.0"].in_split(split)} for split in ("train", "val")}
+    old = set(stored["v1.0.0"].by_image)
+    assert set(digests(new)) == train["train"] - old
+    assert 0 < len(replayed.images) < len(train["train"] & old)
+    assert set(digests(replayed)) < train["train"] & old
+    assert set(digests(val)) == train["val"]
+    assert list(layout["images"].values()) == [len(one.images) for one in (new, replayed, val)]
+
+
+def test_a_list_says_what_the_folder_of_the_same_images_would(resources, stored, tmp_path):
+    version = stored["v1.1.0"]
+    _, [whole], val = laid_out(resources, known=None)
+
+    for split, selection in (("train", whole), ("val", val)):
+        images = items.ImagesInMemory((*OLD, *NEW))
+        folder = materialise(version, images, split, tmp_path / "folders")
+        assert [image.name for image in selection.images] == sorted(
+            path.name for path in (folder / "images").iterdir()
+        )
+        for image in selection.images:
+            assert image.labels == (folder / "labels" / f"{image.digest}.txt").read_text()
+    assert not any(image.weight for image in whole.images)
+
+
+def test_balanced_lists_weigh_new_and_replayed_images_together_and_leave_validation_alone(resources, stored):
+    _, train, val = laid_out(resources, dataset={"balance_classes": True})
+
+    drawn = {image.digest: image.weight for one in train for image in one.images}
+    trained_on = [stored["v1.1.0"].by_image[image] for image in drawn]
+    assert len(train) == 2
+    assert list(drawn.values()) == pytest.approx(sampling_weights(trained_on, 3).tolist())
+    assert np.std(list(drawn.values())) > 0
+    assert not any(image.weight for image in val.images)
+
+
+def test_a_layout_without_anything_to_train_on_says_what_to_change(resources, stored):
+    stored["v1.0.0"] = stored["v1.1.0"]
+
+    with pytest.raises(BadInput, match=r"training\.replay_fraction 0 takes none of the others; raise it"):
+        laid_out(resources, training={"replay_fraction": 0.0})
+
+
+def test_a_pack_that_is_not_on_this_machine_stops_the_layout(resources, stored):
+    (resources.home / "pack.zip").unlink()
+
+    with pytest.raises(NotFound, match="1 packs of selection"):
+        laid_out(resources)

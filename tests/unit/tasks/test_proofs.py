@@ -171,13 +171,13 @@ def test_a_layout_holds_while_its_lists_are_whole_and_their_packs_there(resource
     pack.unlink()
     [(holds, said)] = found(resources, cycle, "layout")
 
-    assert whole == [(True, "4 training images in 1 parts, 2 validation images")]
+    assert whole == [(True, "4 training images in 1 lists, 2 validation images")]
     assert not holds
     assert "packs of selection" in said
 
 
 def test_a_layout_with_a_damaged_or_missing_list_or_other_images_no_longer_holds(resources, layout):
-    train, val = (resources.home / place for place in (layout["train"][0], layout["val"]))
+    train = resources.home / layout["train"][0]
     fewer = {**layout, "images": {**layout["images"], layout["val"]: 3}}
     cycle = laid_out(resources, **fewer)
 
@@ -187,7 +187,6 @@ def test_a_layout_with_a_damaged_or_missing_list_or_other_images_no_longer_holds
     train.unlink()
     said.append(found(resources, cycle, "layout"))
 
-    assert val.is_file()
     expected = ("Recorded for the images laid out", "is damaged", "does not exist; write it again")
     assert [one[0][0] for one in said] == [False] * 3
     assert [words in one[0][1] for words, one in zip(expected, said, strict=True)] == [True] * 3
@@ -206,6 +205,6 @@ def test_a_layout_of_folders_as_cycles_had_them_holds_while_no_image_is_lost(res
     next((resources.home / folders["train"] / "images").iterdir()).unlink()
     [(holds, said)] = found(resources, cycle, "layout")
 
-    assert whole == [(True, "4 training images in 1 parts, 2 validation images")]
+    assert whole == [(True, "4 training images in 1 lists, 2 validation images")]
     assert not holds
     assert "no longer holds all images" in said
