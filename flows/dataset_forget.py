@@ -77,11 +77,12 @@ def forget_images(
 def collect_garbage(manager: DatasetManager, drafts_older_than_days: float) -> None:
     """Delete what no version uses, and say what it was."""
     gone = manager.gc(drafts_older_than_days)
-    drafts = f" ({', '.join(gone.drafts)})" if gone.drafts else ""
-    typer.echo(
-        f"deleted: {counted(len(gone.drafts), 'draft')}{drafts}, {counted(gone.files, 'file')} of "
-        f"{gone.bytes:,} bytes that no version uses, {counted(gone.pictures, 'file')} of perceptual hashes"
-    )
+    said = [f"draft {name}" for name in gone.drafts]
+    if gone.files:
+        said.append(f"{counted(gone.files, 'file')} of {gone.bytes:,} bytes that no version uses")
+    if gone.pictures:
+        said.append(f"{counted(gone.pictures, 'file')} of perceptual hashes")
+    typer.echo(f"deleted: {', '.join(said) or 'nothing'}")
 
 
 def _show_affected(console: Console, seen: Seen) -> None:
@@ -98,7 +99,7 @@ def _show_affected(console: Console, seen: Seen) -> None:
             "Versions never change: these copies stay, and models trained on them have learnt from them. To get rid of "
             "both, train a model on a version made from now on."
         )
-        console.print(Text(said, style="yellow"), soft_wrap=True)
+        console.print(Text(said, style="yellow"))
 
 
 def _show_models(console: Console, seen: Seen) -> None:
@@ -108,7 +109,7 @@ def _show_models(console: Console, seen: Seen) -> None:
     else:
         typer.echo("no released model saw any of them")
     for release, why in seen.unreadable.items():
-        console.print(Text(f"not known of release {release[:16]}: {why}", style="yellow"), soft_wrap=True)
+        console.print(Text(f"not known of release {release[:16]}: {why}", style="yellow"))
 
 
 def _datasets(resources: Resources, folder: Path | None) -> DatasetManager:

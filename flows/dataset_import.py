@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 
@@ -20,6 +21,7 @@ from retrain.dataset.formats.archives import opened
 from retrain.dataset.formats.labelled import LabelledDataset, LabelledImage
 from retrain.dataset.formats.registry import read_dataset
 from retrain.dataset.manager import DatasetManager
+from retrain.dataset.report.wording import counted
 from retrain.errors import BadInput
 
 _SHOWN = 20
@@ -60,6 +62,21 @@ class Reading:
     dataset: LabelledDataset
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What became of labelled files.
+
+    Attributes:
+        problems: one line each.
+        lost: images that cannot be used.
+        report: None when nothing was added because of those.
+    """
+
+    problems: tuple[str, ...]
+    lost: int
+    report: AddReport | None
+
+
 @contextmanager
 def reading(
     options: SourceOptions,
@@ -94,22 +111,17 @@ def add_files(
     draft: Draft,
     found: Reading,
     options: SourceOptions,
-    console: Console,
     progress: Progress | None,
-) -> AddReport:
-    """Add what was read to a draft, and print what became of it.
+) -> Outcome:
+    """Add what was read to a draft; see `show_outcome` for what may be wrong with it.
 
     Raises:
-        BadInput: with `on_error="raise"`, images that cannot be used; then none was added.
+        BadInput: with `on_error="raise"`, images that turned out to be damaged; then none was added.
     """
     problems = [f"{problem.file}: {problem}" for problem in found.dataset.problems]
     lost = sum(problem.lost == "image" for problem in found.dataset.problems)
     if lost and options.on_error == "raise":
-        _show_problems(problems, options.report, console)
-        raise BadInput(
-            f"{lost} images of {options.source} cannot be used, so none was added. Mend them, or leave them out with "
-            "--on-error skip."
-        )
+        return Outcome(tuple(problems), lost, None)
     images = found.dataset.images
     report = manager.add_images(
         draft,
@@ -124,9 +136,29 @@ def add_files(
         progress=progress,
     )
     problems += [f"{Path(name).name}: {reason} (image left out)" for name, reason in report.rejected.items()]
-    _show_problems(problems, options.report, console)
-    console.print(Text(_counts(report, options.source)), soft_wrap=True)
-    return report
+    return Outcome(tuple(problems), lost + len(report.rejected), report)
+
+
+def show_outcome(outcome: Outcome, options: SourceOptions, console: Console) -> None:
+    """Print the first problems and what was added; write all problems where the options say.
+
+    Raises:
+        BadInput: nothing was added, as images cannot be used.
+    """
+    problems, file = outcome.problems, options.report
+    if file is not None:
+        file.write_text("".join(f"{problem}\n" for problem in problems), encoding="utf-8")
+    for problem in problems[:_SHOWN]:
+        console.print(Text(problem, style="yellow"))
+    if len(problems) > _SHOWN:
+        where = f"see {file}" if file is not None else "--report FILE writes all"
+        console.print(Text(f"and {len(problems) - _SHOWN} more; {where}", style="yellow"))
+    if outcome.report is None:
+        raise BadInput(
+            f"{counted(outcome.lost, 'image')} of {options.source} cannot be used, so none was added. Mend them, or "
+            "leave them out with --on-error skip."
+        )
+    console.print(Text(f"{options.source}: {_counts(outcome.report, outcome.lost)}"))
 
 
 def classes_with(base: Sequence[str], dataset: LabelledDataset) -> tuple[str, ...]:
@@ -150,27 +182,17 @@ def _annotations(dataset: LabelledDataset, classes: Sequence[str]) -> list[Annot
     return [_translated(image, index) for image in dataset.images]
 
 
-def _translated(image: LabelledImage, index: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> Annotations:
+def _translated(image: LabelledImage, index: NDArray[np.int64]) -> Annotations:
     if not len(image.annotations):
         return image.annotations
     return Annotations(image.annotations.boxes, index[image.annotations.classes])
 
 
-def _counts(report: AddReport, source: Path) -> str:
+def _counts(report: AddReport, lost: int) -> str:
     counts = {
         "added": len(report.added),
         "there already": len(report.unchanged),
         "relabelled": len(report.relabelled),
-        "left out": len(report.rejected),
+        "left out": lost,
     }
-    return f"{source}: {', '.join(f'{n} images {what}' for what, n in counts.items() if n) or 'no image'}"
-
-
-def _show_problems(problems: Sequence[str], file: Path | None, console: Console) -> None:
-    if file is not None:
-        file.write_text("".join(f"{problem}\n" for problem in problems), encoding="utf-8")
-    for problem in problems[:_SHOWN]:
-        console.print(Text(problem, style="yellow"), soft_wrap=True)
-    if len(problems) > _SHOWN:
-        where = f"see {file}" if file is not None else "--report FILE writes all"
-        console.print(Text(f"and {len(problems) - _SHOWN} more; {where}", style="yellow"))
+    return ", ".join(f"{counted(n, 'image')} {what}" for what, n in counts.items() if n) or "no images"

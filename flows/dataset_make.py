@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
-from flows.dataset_import import SourceOptions, add_files, classes_with, reading, stored_draft
+from flows.dataset_import import SourceOptions, add_files, classes_with, reading, show_outcome, stored_draft
 from flows.dataset_place import progress_bar
 from flows.dataset_view import version_line, waiver_lines
 from retrain.dataset.draft import Draft
@@ -51,7 +51,8 @@ def add(manager: DatasetManager, name: str, source: SourceOptions, console: Cons
     """Add files to a draft that `create` began; objects of other classes are reported and left out."""
     draft = stored_draft(manager, name)
     with progress_bar() as progress, reading(source, manager, draft.classes, progress) as found:
-        add_files(manager, draft, found, source, console, progress)
+        outcome = add_files(manager, draft, found, source, progress)
+    show_outcome(outcome, source, console)
 
 
 def commit(manager: DatasetManager, name: str, waive: str | None, console: Console) -> DatasetVersion:
@@ -84,7 +85,8 @@ def import_files(
         draft = _begin(
             manager, options, classes, options.description or f"from {source.source.resolve().name}"
         )
-        add_files(manager, draft, found, source, console, progress)
+        outcome = add_files(manager, draft, found, source, progress)
+    show_outcome(outcome, source, console)
     return commit(manager, options.name, waive, console)
 
 
@@ -93,7 +95,7 @@ def show_made(manager: DatasetManager, version: DatasetVersion, console: Console
     _say(console, version_line(version))
     lines = waiver_lines(version)
     for line in lines[:_SHOWN_WAIVERS]:
-        console.print(Text(f"leak waived: {line}", style="yellow"), soft_wrap=True)
+        console.print(Text(f"leak waived: {line}", style="yellow"))
     if len(lines) > _SHOWN_WAIVERS:
         more = f"and {len(lines) - _SHOWN_WAIVERS} more; `retrain dataset show {version.name}` lists all"
         console.print(Text(more, style="yellow"))
@@ -125,4 +127,4 @@ def _parent(manager: DatasetManager, options: VersionOptions) -> str | None:
 
 
 def _say(console: Console, said: str) -> None:
-    console.print(Text(said), soft_wrap=True)
+    console.print(Text(said))

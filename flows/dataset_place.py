@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from retrain.config import load_config
 from retrain.dataset.candidates import Progress as Report
@@ -58,24 +58,34 @@ def progress_bar(console: Console | None = None) -> Iterator[Report | None]:
     """Something to hand over as `progress`: a bar for each step on a terminal, nothing elsewhere.
 
     Args:
-        console: by default standard error, so that standard output stays what was asked for.
+        console: by default standard error, so that standard output stays what was asked for. Print when it is over:
+            two streams on one terminal know nothing of each other.
     """
     console = console or Console(stderr=True)
     if not console.is_terminal:
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[of]}"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         yield _steps(bar)
 
 
 def _steps(bar: Progress) -> Callable[[str, int, int], None]:
-    tasks: dict[str, TaskID] = {}
+    shown: dict[str, TaskID] = {}
 
     def report(step: str, done: int, total: int) -> None:
-        if step not in tasks:
-            tasks[step] = bar.add_task(step)
+        if step not in shown:
+            for before in shown.values():
+                bar.remove_task(before)
+            shown.clear()
+            shown[step] = bar.add_task(step, total=None, of="")
         # Where nothing can be said of how far it is, the bar only moves.
-        bar.update(tasks[step], completed=done, total=total if done else None)
+        if done:
+            bar.update(shown[step], completed=done, total=total, of=f"{done:,}/{total:,}")
 
     return report

@@ -82,7 +82,7 @@ def show_diff(manager: DatasetManager, before: str, after: str, html: Path | Non
     if as_json:
         print_json(change.to_json())
         return
-    output().print(Text(change.to_text()), soft_wrap=True)
+    output().print(Text(change.to_text()))
     _say_written(html)
 
 
@@ -101,7 +101,7 @@ def show_quality(manager: DatasetManager, name: str, examples: int, *, as_json: 
             *quality_lines(report, version, examples),
             *(f"leak waived: {line}" for line in waiver_lines(version)),
         ]
-        output().print(Text("\n".join(lines)), soft_wrap=True)
+        output().print(Text("\n".join(lines)))
     if errors := report.counts_by_severity["error"]:
         raise PostConditionFailed(f"{version.name} has {errors} errors.")
 
@@ -124,9 +124,9 @@ def show_verified(manager: DatasetManager, name: str | None) -> None:
             if name is not None and isinstance(problem, NotFound):
                 raise
             damaged.append(one)
-            console.print(Text(f"{one} is damaged\n{problem}", style="red"), soft_wrap=True)
+            console.print(Text(f"{one} is damaged\n{problem}", style="red"))
         else:
-            console.print(Text(f"{one} is whole: {version_line(version).partition(': ')[2]}"), soft_wrap=True)
+            console.print(Text(f"{one} is whole: {version_line(version).partition(': ')[2]}"))
     if damaged:
         raise PostConditionFailed(
             f"{', '.join(damaged)} cannot be read whole; pull them from a remote, or restore them."

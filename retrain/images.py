@@ -95,7 +95,8 @@ def _thumbnail(image: Image.Image) -> NDArray[np.uint8]:
     width, height = image.size
     factor = max(min(width, height) // THUMBNAIL_SIDE, 1)
     factors = max(factor, width // _LONGEST_SIDE), max(factor, height // _LONGEST_SIDE)
-    grey = image.convert("L")
+    # Transparency of single colours would make Pillow warn, and is not looked at anyway.
+    grey = (image.convert("RGBA") if image.mode == "P" else image).convert("L")
     return np.asarray(grey if factors == (1, 1) else grey.reduce(factors))
 
 

@@ -1,13 +1,23 @@
-"""SIGKILL at every step of a commit, then the same call again."""
+"""SIGKILL at every step of a commit and of all other work, and at random times; then the same call again."""
 
+import contextlib
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from retrain.boxes import Annotations
+from retrain.dataset.dvc_repository import DvcRepository
 from retrain.dataset.manager import DatasetManager
+
+EMPTY = Annotations.empty()
 
 # Kills itself before or after one step of the adapter; the product code has no such hook.
 DRIVER = """
@@ -174,3 +184,234 @@ def test_making_the_repository_may_be_killed_too(tmp_path, build):
     build.version(DatasetManager(tmp_path / "new"), "v1.0.0", range(4))
 
     assert_committed_once(DatasetManager(tmp_path / "new"), build, "v1.0.0", 4)
+
+
+# Everything else that can be killed
+
+STEPS_DRIVER = DRIVER.split("left_locks")[0].rpartition("def ")[0] + """
+import retrain.dataset.adding as adding
+import retrain.dataset.dvc_repository as repository
+import retrain.dataset.folder_lock as folder_lock
+from retrain.boxes import Annotations
+from retrain.dataset.pictures import Pictures
+from retrain.dataset.transfer import Transfer
+
+is_git = lambda word, part="": lambda args: word in args and any(part in str(a) for a in args)
+is_dvc = lambda *words: lambda args: tuple(args[1 : 1 + len(words)]) == words
+always = lambda _: True
+points = {
+    "packs of an addition written": lambda: deadly(adding, "write_packs", always, "after"),
+    "addition not yet recorded": lambda: deadly(Drafts, "record", always, "before"),
+    "addition recorded": lambda: deadly(Drafts, "record", always, "after"),
+    "draft begun": lambda: deadly(Drafts, "begin", always, "after"),
+    "file written": lambda: deadly(repository, "write_durably", always, "after"),
+    "commit made": lambda: deadly(Commands, "git", is_git("commit-tree"), "after"),
+    "tag made": lambda: deadly(Commands, "git", is_git("update-ref", "refs/tags"), "after"),
+    "history shown": lambda: deadly(Commands, "git", is_git("checkout"), "after"),
+    "data being shown": lambda: deadly(Commands, "dvc", is_dvc("checkout"), "during"),
+    "garbage being deleted": lambda: deadly(Commands, "dvc", is_dvc("gc"), "during"),
+    "garbage deleted": lambda: deadly(Pictures, "forget_others", always, "before"),
+    "data being sent": lambda: deadly(Commands, "dvc", is_dvc("push"), "during"),
+    "data sent": lambda: deadly(Commands, "git", is_git("push"), "before"),
+    "lock taken over": lambda: deadly(folder_lock.os, "truncate", always, "after"),
+    "never": lambda: None,
+}
+manager = DatasetManager(folder)
+images = [path.read_bytes() for path in sorted((Path(folder).parent / "images").iterdir())]
+operations = {
+    "add": lambda: manager.add_images("v1.1.0", images, [Annotations.empty()] * len(images)),
+    "merge": lambda: manager.merge("v2", "v1.0.0", "v1.1.0"),
+    "forget": lambda: manager.forget([manager.get_version("v1.0.0").items[0].image], "request 1"),
+    "tag": lambda: manager.tag("production", "v1.0.0"),
+    "checkout": lambda: manager.checkout("v1.0.0"),
+    "gc": lambda: manager.gc(),
+    "push": lambda: manager.repository.push(str(Path(folder).parent / "shared.git")),
+    "commit": lambda: manager.commit("v1.1.0"),
+}
+points[point]()
+operations[operation]()
+"""
+STEPS_DRIVER = STEPS_DRIVER.replace("folder, point = sys.argv[1:]", "folder, operation, point = sys.argv[1:]")
+
+
+def step(folder, operation, point="never"):
+    command = [sys.executable, "-c", STEPS_DRIVER, str(folder), operation, point]
+    done = subprocess.run(command, capture_output=True, text=True)
+    expected = 0 if point == "never" else -signal.SIGKILL
+    assert done.returncode == expected, f"{operation} at {point!r} ended with {done.returncode}: {done.stderr}"
+
+
+def assert_nothing_orphaned(folder):
+    """After a late gc, each stored file is one that a version needs."""
+    manager = DatasetManager(folder, clock=lambda: time.time() + 40 * 86_400)
+    manager.gc()
+    names = manager.versions()
+    versions = [manager.verify(name) for name in names]
+    needed = set()
+    for name in names:
+        for kind in ("packs", "manifest"):
+            pointer = manager.repository._pointer(kind, f"refs/tags/{name}")
+            needed |= {pointer[2:], *(path.name for path in manager.repository.listing(kind, f"refs/tags/{name}").values())}
+    assert files(folder / ".dvc" / "cache") == needed, "DVC's cache"
+    newest = manager.get_version(names[-1])
+    assert files(folder / "packs") == {f"{item.pack}.zip" for item in newest.items}, "packs on show"
+    assert files(folder / ".work" / "drafts") == files(folder / ".work" / "incoming") == set(), "drafts"
+    packs = {item.pack for version in versions for item in version.items}
+    assert {name.partition(".")[0] for name in files(folder / ".work" / "pictures")} <= packs, "hashes"
+    assert manager.repository.status() == {}
+
+
+def files(folder):
+    return {path.name for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def second_version_folder(first_version_folder, tmp_path_factory):
+    """v1.0.0, v1.1.0 made of four images in a folder beside it, and a remote."""
+    place = tmp_path_factory.mktemp("second")
+    shutil.copytree(first_version_folder, place / "datasets", symlinks=True)
+    rng = np.random.default_rng(4242)
+    for number in range(8):
+        pixels = rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)
+        path = place / ("images" if number < 4 else "more") / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    manager = DatasetManager(place / "datasets")
+    manager.repository.add_remote("store", str(place / "store"))
+    manager.create_version("v1.1.0", parent="v1.0.0")
+    step(place / "datasets", "add")
+    manager.commit("v1.1.0")
+    subprocess.run(["git", "init", "-q", "--bare", str(place / "shared.git")], check=True)
+    return place
+
+
+@pytest.fixture
+def place(second_version_folder, tmp_path):
+    shutil.copytree(second_version_folder, tmp_path / "place", symlinks=True)
+    folder = tmp_path / "place" / "datasets"
+    DatasetManager(folder).repository.add_remote("store", str(tmp_path / "place" / "store"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "point", ["packs of an addition written", "addition not yet recorded", "addition recorded"]
+)
+def test_an_addition_killed_anywhere_and_repeated_is_there_once(first_version_folder, second_version_folder, tmp_path, point):
+    shutil.copytree(first_version_folder, tmp_path / "datasets", symlinks=True)
+    shutil.copytree(second_version_folder / "images", tmp_path / "images")
+    DatasetManager(tmp_path / "datasets").create_version("v1.1.0", parent="v1.0.0")
+    step(tmp_path / "datasets", "add", point)
+
+    step(tmp_path / "datasets", "add")
+
+    assert len(DatasetManager(tmp_path / "datasets").commit("v1.1.0").items) == 28
+    assert_nothing_orphaned(tmp_path / "datasets")
+
+
+@pytest.mark.parametrize(
+    ("operation", "point"),
+    [
+        ("merge", "draft begun"),
+        ("merge", "addition recorded"),
+        ("merge", "commit made"),
+        ("merge", "tag made"),
+        ("forget", "file written"),
+        ("forget", "commit made"),
+        ("tag", "tag made"),
+        ("checkout", "history shown"),
+        ("checkout", "data being shown"),
+        ("gc", "data being shown"),
+        ("gc", "garbage being deleted"),
+        ("gc", "garbage deleted"),
+        ("push", "data being sent"),
+        ("push", "data sent"),
+    ],
+)
+def test_any_other_work_killed_anywhere_hurts_no_version_and_completes_the_next_time(place, operation, point):
+    before = {name: DatasetManager(place).verify(name).digest for name in ("v1.0.0", "v1.1.0")}
+    step(place, operation, point)
+    assert {name: DatasetManager(place).verify(name).digest for name in before} == before
+
+    step(place, operation)
+
+    manager = DatasetManager(place)
+    after = {
+        "merge": lambda: manager.verify("v2").items == manager.get_version("v1.1.0").items,
+        "forget": lambda: manager.forget([manager.get_version("v1.0.0").items[0].image], "again") == (),
+        "tag": lambda: manager.get_version("production").name == "v1.0.0",
+        "checkout": lambda: len(files(place / "packs")) == 1,
+        "gc": lambda: True,
+        "push": lambda: pulled_from(place, before),
+    }
+    assert after[operation]()
+    assert_nothing_orphaned(place)
+    assert {name: DatasetManager(place).verify(name).digest for name in before} == before
+
+
+def pulled_from(place, digests):
+    clone = DatasetManager(DvcRepository.clone(str(place.parent / "shared.git"), place.parent / "clone").folder)
+    clone.repository.pull()
+    return {name: clone.verify(name).digest for name in clone.versions()} == digests
+
+
+def test_who_is_killed_while_taking_over_from_a_killed_one_does_not_hide_what_that_one_left(place):
+    manager = DatasetManager(place)
+    manager.create_version("v1.2.0", parent="v1.1.0")
+    manager.add_images("v1.2.0", [b.read_bytes() for b in sorted((place.parent / "images").iterdir())[:1]], [EMPTY], relabel=True)
+    interrupted = place / ".git" / "refs" / "heads" / "main.lock"
+    (place / ".work" / "lock").write_text("4194304\n")
+    interrupted.touch()
+    step(place, "tag", "lock taken over")
+
+    DatasetManager(place).forget(["ab" * 32], "any work that moves the branch")
+
+    assert not interrupted.exists()
+
+
+WHOLE_RUN = """
+import sys
+from pathlib import Path
+from retrain.boxes import Annotations
+from retrain.dataset.manager import DatasetManager
+from retrain.errors import NotFound
+
+folder, images = Path(sys.argv[1]), [path.read_bytes() for path in sorted(Path(sys.argv[2]).iterdir())]
+manager = DatasetManager(folder)
+for number, image in enumerate(images):
+    name = f"v2.{number}"
+    if name not in manager.versions():
+        draft = manager.create_version(name, parent=manager.versions()[-1])
+        manager.add_images(draft, [image], [Annotations.empty()])
+        manager.commit(draft)
+    manager.tag("newest", name, move=True)
+    manager.checkout(manager.versions()[0])
+    manager.gc()
+    manager.repository.push(str(folder.parent / "shared.git"))
+"""
+
+
+def test_killed_at_random_times_again_and_again_no_version_is_hurt_and_nothing_is_left_over(place):
+    seed = int(os.environ.get("RETRAIN_KILL_SEED", "20261129"))
+    delays = np.random.default_rng(seed).uniform(0.6, 5.0, 15)
+    command = [sys.executable, "-c", WHOLE_RUN, str(place), str(place.parent / "more")]
+    digests, killed = {}, 0
+
+    for delay in delays:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(delay)
+        killed += process.poll() is None
+        process.kill()
+        said = process.communicate()[1]
+        assert process.returncode in {0, -signal.SIGKILL}, f"seed {seed}, after {delay:.2f} s: {said}"
+        manager = DatasetManager(place)
+        now = {name: manager.verify(name).digest for name in manager.versions()}
+        assert now.items() >= digests.items(), f"seed {seed}, after {delay:.2f} s"
+        digests = now
+    done = subprocess.run(command, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert killed >= len(delays) // 2
+    assert DatasetManager(place).versions() == ["v1.0.0", "v1.1.0", "v2.0", "v2.1", "v2.2", "v2.3"]
+    assert_nothing_orphaned(place)
+    assert pulled_from(place, {name: DatasetManager(place).verify(name).digest for name in DatasetManager(place).versions()})

@@ -9,8 +9,8 @@ from retrain.boxes import Annotations, Detections
 from retrain.config import RetrainConfig
 from retrain.cycle import open_cycle
 from retrain.data_collection.triggers.crossings import select_samples
-from retrain.dataset.manager import DatasetManager
 from retrain.dataset.balance import sampling_weights
+from retrain.dataset.manager import DatasetManager
 from retrain.dataset.materialise import materialise
 from retrain.errors import BadInput, NotFound
 from retrain.storage.digests import content_digest
@@ -138,8 +138,8 @@ def test_the_review_is_an_artifact_and_a_page_that_show_what_was_added_and_what_
     assert "## Leak report\n\nNo group and no near-duplicate is in two splits" in said
     assert f"    {next(iter(built['left_out']))}: " in said.partition("## Left out")[2]
     page = (resources.home / built["review"]).read_text()
-    assert content_digest(png_bytes(10))[:12] in page
-    assert content_digest(png_bytes(3))[:12] not in page
+    assert "1 of 1 added image." in page
+    assert page.count("data:image/") == 1
 
 
 def test_a_reason_cannot_become_markup_of_the_artifact(resources, build, artifact, monkeypatch):

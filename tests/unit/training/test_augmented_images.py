@@ -230,11 +230,20 @@ def test_loader_processes_augment_for_the_epoch_that_is_told(folder, tmp_path):
     shared = data(folder, tmp_path, "cuda", augmentation_pipeline=MIXING, workers=2)
     assert shared.train.loader.num_workers == 2
 
+    seen = []
     for epoch in (0, 3, 1):
-        assert all(map(same, batches(alone, epoch), batches(shared, epoch)))
-        assert [batch["im_file"] for batch in batches(alone, epoch)] == [
-            batch["im_file"] for batch in batches(shared, epoch)
-        ]
+        expected, loaded = batches(alone, epoch), batches(shared, epoch)
+        assert [batch["im_file"] for batch in loaded] == [batch["im_file"] for batch in expected]
+        assert all(map(same, loaded, expected))
+        seen.append(
+            {
+                name: pixels
+                for batch in loaded
+                for name, pixels in zip(batch["im_file"], batch["img"], strict=True)
+            }
+        )
+    first, *others = seen
+    assert all(any(not torch.equal(first[name], one[name]) for name in first) for one in others)
 
 
 def test_validation_images_are_never_augmented(folder, tmp_path):
