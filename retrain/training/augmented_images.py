@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retrain.boxes import Annotations, xyxy_to_yolo, yolo_to_xyxy
-from retrain.dataset.augmentation.scene import RgbImage
 from retrain.dataset.augmenter import DatasetAugmenter
 from retrain.training.labelled_images import LabelledImages
 
@@ -61,11 +61,11 @@ class _Partners:
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, position: int) -> tuple[RgbImage, Annotations]:
+    def __getitem__(self, position: int) -> tuple[NDArray[np.uint8], Annotations]:
         return _scene(self._images.load_image(position)[0], self._images.labels[position])
 
 
-def _scene(pixels: Any, label: Mapping[str, Any]) -> tuple[RgbImage, Annotations]:
+def _scene(pixels: Any, label: Mapping[str, Any]) -> tuple[NDArray[np.uint8], Annotations]:
     """The augmenter's form of Ultralytics': BGR pixels, and labels as fractions of the image in float32.
 
     Boxes without an area are left out, as Ultralytics' transforms do later.
