@@ -66,6 +66,7 @@ def dataset(
     relabel: given.Relabel = False,
     keep_splits: given.KeepSplits = True,
     report: given.Report = None,
+    one_based: given.OneBased = False,
     path: given.Folder = None,
     config: given.ConfigFile = None,
 ) -> None:
@@ -89,7 +90,7 @@ def dataset(
     dataset_making.import_now(
         dataset_making.version_options(create_version, description, parent, splits, classes, gold=gold),
         SourceOptions(
-            add_data, source_format, group_by, source_label, on_error, relabel, keep_splits, report
+            add_data, source_format, group_by, source_label, on_error, relabel, keep_splits, report, one_based
         ),
         waive,
         path,

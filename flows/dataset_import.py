@@ -38,6 +38,7 @@ class SourceOptions:
         relabel: replace the labels of images that are there.
         keep_splits: whether official splits hold.
         report: where to write every problem.
+        one_based: how VOC counts pixels, see `formats.voc`.
     """
 
     source: Path
@@ -48,6 +49,7 @@ class SourceOptions:
     relabel: bool = False
     keep_splits: bool = True
     report: Path | None = None
+    one_based: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def reading(
     if progress is not None:
         progress("reading labels", 0, 0)
     with opened(options.source, scratch) as root:
-        yield Reading(root, read_dataset(root, options.format, classes))
+        yield Reading(root, read_dataset(root, options.format, classes, one_based=options.one_based))
 
 
 def stored_draft(manager: DatasetManager, name: str) -> Draft:

@@ -43,6 +43,7 @@ def add(
     relabel: given.Relabel = False,
     keep_splits: given.KeepSplits = True,
     report: given.Report = None,
+    one_based: given.OneBased = False,
     path: given.Folder = None,
     config: given.ConfigFile = None,
 ) -> None:
@@ -52,7 +53,7 @@ def add(
     from flows.dataset_place import existing_datasets, output
 
     files = SourceOptions(
-        source, source_format, group_by, source_label, on_error, relabel, keep_splits, report
+        source, source_format, group_by, source_label, on_error, relabel, keep_splits, report, one_based
     )
     add_files(existing_datasets(path, config), name, files, output())
 
@@ -86,6 +87,7 @@ def import_(
     relabel: given.Relabel = False,
     keep_splits: given.KeepSplits = True,
     report: given.Report = None,
+    one_based: given.OneBased = False,
     path: given.Folder = None,
     config: given.ConfigFile = None,
 ) -> None:
@@ -94,7 +96,9 @@ def import_(
 
     import_now(
         version_options(name, description, parent, splits, classes, gold=gold),
-        SourceOptions(source, source_format, group_by, source_label, on_error, relabel, keep_splits, report),
+        SourceOptions(
+            source, source_format, group_by, source_label, on_error, relabel, keep_splits, report, one_based
+        ),
         waive,
         path,
         config,

@@ -14,14 +14,20 @@ from retrain.dataset.materialise import materialise
 
 
 def export_version(
-    manager: DatasetManager, name: str, target: Path, target_format: str, splits: Sequence[str] | None
+    manager: DatasetManager,
+    name: str,
+    target: Path,
+    target_format: str,
+    splits: Sequence[str] | None,
+    *,
+    one_based: bool,
 ) -> None:
     """Write files in another format, and say where."""
     version = manager.get_version(name)
     with progress_bar() as progress:
         if progress is not None:
             progress("writing files and reading them back", 0, 0)
-        write_dataset(version, manager, target, target_format, splits)
+        write_dataset(version, manager, target, target_format, splits, one_based=one_based)
     images = sum(splits is None or item.split in splits for item in version.items)
     typer.echo(f"{target}: {images} images of {version.name} as {target_format}")
 

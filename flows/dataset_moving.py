@@ -15,6 +15,7 @@ def export(
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="A new or empty folder.", file_okay=False)],
     target_format: Annotated[Literal["coco", "yolo", "voc"], typer.Option("--format")],
     split: given.OfSplit = None,
+    one_based: given.OneBased = False,
     path: given.Folder = None,
     config: given.ConfigFile = None,
 ) -> None:
@@ -22,7 +23,7 @@ def export(
     from flows.dataset_move import export_version
     from flows.dataset_place import existing_datasets
 
-    export_version(existing_datasets(path, config), name, target, target_format, split)
+    export_version(existing_datasets(path, config), name, target, target_format, split, one_based=one_based)
 
 
 def checkout(name: given.Existing, path: given.Folder = None, config: given.ConfigFile = None) -> None:
@@ -123,12 +124,18 @@ def augment_preview(
     images: Annotated[int, typer.Option(min=1, help="How many images.")] = 4,
     variants: Annotated[int, typer.Option(min=1, help="How many augmented variants of each.")] = 4,
     seed: Annotated[int, typer.Option(help="Another seed augments otherwise.")] = 0,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Longer side, px; default: training.image_size, as the trainer augments them."
+        ),
+    ] = None,
     path: given.Folder = None,
     config: given.ConfigFile = None,
 ) -> None:
     """Draw training images beside augmented variants of them."""
     from flows.dataset_place import existing_datasets
-    from flows.dataset_preview import draw_preview, read_steps
+    from flows.dataset_preview import draw_preview, read_request
 
-    steps = read_steps(pipeline, config)
-    draw_preview(existing_datasets(path, config), name, output, steps, images, variants, seed)
+    request = read_request(pipeline, image_size, config)
+    draw_preview(existing_datasets(path, config), name, output, request, images, variants, seed)

@@ -76,3 +76,10 @@ Where = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Html = Annotated[Path | None, typer.Option(help="Write a page with pictures there.", dir_okay=False)]
+OneBased = Annotated[
+    bool,
+    typer.Option(
+        "--one-based",
+        help="VOC: corners are pixels counted from 1, as the devkit has them, not edges from 0.",
+    ),
+]

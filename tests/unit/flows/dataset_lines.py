@@ -33,7 +33,9 @@ class Done:
 
 def run(line: str, home: Path) -> Done:
     """Run one command line here, with an empty configuration."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RETRAIN_", "PREFECT_"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("RETRAIN_", "PREFECT_"))
+    }
     variables = {**kept, "RETRAIN_HOME": str(home), "COLUMNS": "200"}
     out, err = io.StringIO(), io.StringIO()
     with (
@@ -69,9 +71,13 @@ def write_coco(
         (folder / "images" / name).write_bytes(data)
     content = {
         "categories": [{"id": index, "name": name} for index, name in enumerate(names)],
-        "images": [{"id": i, "file_name": f"images/{name}", "width": 24, "height": 16} for i, name in enumerate(images)],
+        "images": [
+            {"id": i, "file_name": f"images/{name}", "width": 24, "height": 16}
+            for i, name in enumerate(images)
+        ],
         "annotations": [
-            {"id": i, "image_id": i, "category_id": i % len(names), "bbox": list(box)} for i in range(len(images))
+            {"id": i, "image_id": i, "category_id": i % len(names), "bbox": list(box)}
+            for i in range(len(images))
         ],
     }
     (folder / f"instances_{split or 'default'}.json").write_text(json.dumps(content), encoding="utf-8")

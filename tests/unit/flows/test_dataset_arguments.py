@@ -61,7 +61,10 @@ def test_a_class_map_that_is_neither_is_refused(tmp_path):
 def test_groups_are_what_the_rule_says(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     known = {"group": "g", "metadata": {"camera": "north"}}
-    images = [image(tmp_path.resolve(), "a/day1-7.png", **known), image(tmp_path.resolve(), "day2-8.png", **known)]
+    images = [
+        image(tmp_path.resolve(), "a/day1-7.png", **known),
+        image(tmp_path.resolve(), "day2-8.png", **known),
+    ]
 
     def groups(rule):
         return groups_by(rule, images, tmp_path / "link")
@@ -81,7 +84,9 @@ def test_images_without_a_group_are_named(tmp_path):
         groups_by("file-regex=day", images, tmp_path)
 
 
-@pytest.mark.parametrize(("rule", "said"), [("recording", "image, folder, camera"), ("file-regex=(", "cannot be read")])
+@pytest.mark.parametrize(
+    ("rule", "said"), [("recording", "image, folder, camera"), ("file-regex=(", "cannot be read")]
+)
 def test_a_rule_that_is_none_is_refused(tmp_path, rule, said):
     with pytest.raises(BadInput, match=said):
         groups_by(rule, [image(tmp_path, "a.png")], tmp_path)

@@ -34,7 +34,9 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def models(home):
-    digests = {name: DatasetManager(home / "datasets").get_version(name).digest for name in ("v1.0.0", "v1.1.0")}
+    digests = {
+        name: DatasetManager(home / "datasets").get_version(name).digest for name in ("v1.0.0", "v1.1.0")
+    }
     first = release(home, "v1.0.0", digests["v1.0.0"], None, "first")
     second = release(home, "v1.1.0", digests["v1.1.0"], first, "second")
     # Of a version that only has the same name, in another folder.
@@ -70,7 +72,9 @@ def test_who_saw_an_image_is_told_by_version_split_and_model(retrain, models):
     assert f"{models['second'][:16]} v1.1.0 second {descent}" in done.lines
     assert models["third"][:16] not in done.out
     assert as_json["images"] == {tested: {"v1.0.0": "test"}}
-    assert [(one["release"], one["trained"], one["tested"]) for one in as_json["models"]] == [(models["first"], 0, 1)]
+    assert [(one["release"], one["trained"], one["tested"]) for one in as_json["models"]] == [
+        (models["first"], 0, 1)
+    ]
 
 
 def test_an_image_may_be_a_file_and_one_that_nobody_saw_is_said(retrain, models, tmp_path):

@@ -43,7 +43,9 @@ def test_a_draft_is_made_step_by_step_and_seen_by_nobody_before(retrain, manager
     write_coco(tmp_path / "a", frames(range(4)))
     write_coco(tmp_path / "b", frames(range(4, 8)), classes=["truck", "car", "bus"])
 
-    begun = retrain("dataset create v1.0.0 --classes car,truck --splits 1,0,0 --description 'two days' --path x")
+    begun = retrain(
+        "dataset create v1.0.0 --classes car,truck --splits 1,0,0 --description 'two days' --path x"
+    )
     retrain(f"dataset add v1.0.0 a {BY_DAY} --path x")
     added = retrain(f"dataset add v1.0.0 b {BY_DAY} --source-label auto --path x")
     before = manager.versions()
@@ -67,7 +69,10 @@ def test_the_same_import_again_changes_nothing(retrain, manager, tmp_path):
     retrain("dataset import v1.0.0 a --path x")
     retrain("dataset import v1.1.0 b --path x")
 
-    again = [retrain(f"dataset import {name} {folder} --path x") for name, folder in (("v1.0.0", "a"), ("v1.1.0", "b"))]
+    again = [
+        retrain(f"dataset import {name} {folder} --path x")
+        for name, folder in (("v1.0.0", "a"), ("v1.1.0", "b"))
+    ]
     other = retrain("dataset import v1.1.0 a --path x")
 
     assert [done.code for done in again] == [0, 0], again
@@ -197,7 +202,10 @@ def test_versions_are_made_of_versions(retrain, manager, tmp_path):
         ("dataset import v1.0.0 a --splits 0.7,0.2,0.2 --path x", "train + val + test must be 1"),
         ("dataset import v1.0.0 nowhere --path x", "nowhere"),
         ("dataset import v1.0.0 images --path x", "--classes car,truck"),
-        ("dataset import v1.0.0 a --group-by camera --path x", "--group-by camera says nothing of 4 images: day0-0.png"),
+        (
+            "dataset import v1.0.0 a --group-by camera --path x",
+            "--group-by camera says nothing of 4 images: day0-0.png",
+        ),
         ("dataset import v1.0.0 a --parent v9 --path x", "'v9'"),
         ("dataset --create-version v1.0.0 --path x", "--add-data"),
         ("dataset --path x log", "Give --path after `log`"),
@@ -236,7 +244,10 @@ def test_bccd_is_refused_for_its_leaking_split_and_imported_with_a_waiver(retrai
     assert all(f"BloodImage_{number}.jpg" in refused.err for pair in pairs for number in pair)
     assert done.code == 0
     assert sum("has zero area" in line for line in done.lines) == 2
-    assert sum(line.startswith("leak waived: ") and line.endswith(": official split") for line in done.lines) == 2
+    assert (
+        sum(line.startswith("leak waived: ") and line.endswith(": official split") for line in done.lines)
+        == 2
+    )
     version = manager.get_version("v1.0.0")
     assert sum(version.objects_by_class().values()) == 4888 - 2
     assert version.images_by_split() == {"train": 205, "val": 87, "test": 72}

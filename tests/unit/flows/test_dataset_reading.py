@@ -122,7 +122,10 @@ def test_verifying_names_each_damaged_and_missing_object(retrain, own):
     every = retrain(f"dataset verify --path {own}")
     one = retrain(f"dataset verify production --path {own}")
 
-    assert (whole.code, [line.split(":")[0] for line in whole.lines]) == (0, ["v1.0.0 is whole", "v1.1.0 is whole"])
+    assert (whole.code, [line.split(":")[0] for line in whole.lines]) == (
+        0,
+        ["v1.0.0 is whole", "v1.1.0 is whole"],
+    )
     assert (every.code, one.code) == (1, 1)
     assert any(damaged_line.startswith(f"Pack {old.items[0].pack}") for damaged_line in every.lines)
     assert any(missing in line and "not on this machine" in line for line in every.lines)
@@ -191,19 +194,30 @@ def test_versions_go_to_a_remote_and_come_to_a_clone(retrain, own, tmp_path):
     pulled = retrain("dataset pull production --path copy")
     rest = retrain("dataset pull --path copy")
 
-    assert [done.code for done in (remote, sent, cloned, pulled, rest)] == [0] * 5, (remote, sent, cloned, pulled, rest)
+    assert [done.code for done in (remote, sent, cloned, pulled, rest)] == [0] * 5, (
+        remote,
+        sent,
+        cloned,
+        pulled,
+        rest,
+    )
     assert sent.lines == ["sent the data of 2 versions"]
     assert early.code == 1
     assert "not on this machine" in early.err
     assert pulled.lines == ["the data of production is here"]
     assert rest.lines == ["the data of v1.0.0, v1.1.0 is here"]
-    assert DatasetManager(tmp_path / "copy").verify("v1.1.0").digest == DatasetManager(own).get_version("v1.1.0").digest
+    assert (
+        DatasetManager(tmp_path / "copy").verify("v1.1.0").digest
+        == DatasetManager(own).get_version("v1.1.0").digest
+    )
 
 
 def test_an_augmentation_is_previewed_from_a_file_or_the_configuration(retrain, made, tmp_path):
     (tmp_path / "steps.yaml").write_text("[{step: flip, probability: 1.0}]", encoding="utf-8")
     (tmp_path / "wrong.yaml").write_text("[{step: flop}]", encoding="utf-8")
-    (tmp_path / "config.yaml").write_text("dataset: {augmentation_pipeline: [{step: blur}]}", encoding="utf-8")
+    (tmp_path / "config.yaml").write_text(
+        "dataset: {augmentation_pipeline: [{step: blur}]}", encoding="utf-8"
+    )
     line = f"dataset augment-preview v1.1.0 --output out.png --images 2 --variants 3 --path {made}"
 
     done = retrain(f"{line} --pipeline steps.yaml")
