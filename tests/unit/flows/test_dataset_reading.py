@@ -68,7 +68,7 @@ def test_a_version_is_shown_with_its_waived_leaks_by_file_name(retrain, made):
     assert "images in train 3" in shown.lines
     assert "objects 4 objects (car 3, truck 1)" in shown.lines
     (waived,) = [line for line in shown.lines if line.startswith("leak waived")]
-    assert "day0-0.png (train)" in waived and "day0-1.png (test)" in waived and "as published" in waived
+    assert all(part in waived for part in ("day0-0.png (train)", "day0-1.png (test)", "as published"))
     assert as_json["objects_by_class"] == {"car": 3, "truck": 1}
     assert as_json["waived"] == [waived.removeprefix("leak waived ")]
 
@@ -143,6 +143,18 @@ def test_an_export_reads_back_and_holds_only_the_splits_asked_for(retrain, made,
     assert (again.code, other.code) == (1, 0)
     assert read_dataset(tmp_path / "out" / "voc").images_by_split == {"train": 3}
     assert read_dataset(tmp_path / "out" / "coco").images_by_split == {"train": 3, "test": 1}
+
+
+def test_pixels_of_the_voc_devkit_are_written_and_read_where_asked_for(retrain, made, tmp_path):
+    retrain(f"dataset export v1.0.0 plain --format voc --path {made}")
+    retrain(f"dataset export v1.0.0 devkit --format voc --one-based --path {made}")
+    done = retrain("dataset import again devkit --one-based --waive 'as published' --path y")
+
+    first, again = DatasetManager(made).get_version("v1.0.0"), DatasetManager(tmp_path / "y").get_version("again")
+    texts = [next((tmp_path / name).rglob("*.xml")).read_text() for name in ("plain", "devkit")]
+    assert done.code == 0, done.err
+    assert ["<xmin>2</xmin>" in text for text in texts] == [True, False]
+    assert [item.labels for item in again.items] == [item.labels for item in first.items]
 
 
 def test_a_laid_out_version_is_one_printed_folder_with_data_yaml(retrain, made):
