@@ -25,6 +25,7 @@ from retrain.dataset.report.wording import counted
 from retrain.errors import BadInput
 
 _SHOWN = 20
+_OPTIONS = {"relabel=True": "--relabel", "gold=": "--gold"}
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,12 @@ class Outcome:
     Attributes:
         problems: one line each.
         lost: images that cannot be used.
-        report: None when nothing was added because of those.
+        added: what became of the others, or why nothing was added.
     """
 
     problems: tuple[str, ...]
     lost: int
-    report: AddReport | None
+    added: AddReport | BadInput
 
 
 @contextmanager
@@ -115,28 +116,16 @@ def add_files(
     options: SourceOptions,
     progress: Progress | None,
 ) -> Outcome:
-    """Add what was read to a draft; see `show_outcome` for what may be wrong with it.
-
-    Raises:
-        BadInput: with `on_error="raise"`, images that turned out to be damaged; then none was added.
-    """
+    """Add what was read to a draft, unless something is wrong with it; `show_outcome` says so."""
     problems = [f"{problem.file}: {problem}" for problem in found.dataset.problems]
     lost = sum(problem.lost == "image" for problem in found.dataset.problems)
     if lost and options.on_error == "raise":
-        return Outcome(tuple(problems), lost, None)
-    images = found.dataset.images
-    report = manager.add_images(
-        draft,
-        [image.path for image in images],
-        _annotations(found.dataset, draft.classes),
-        groups=groups_by(options.group_by, images, found.root),  # type: ignore[arg-type]
-        sources=[options.label or image.source or "human" for image in images],
-        metadata=[image.metadata for image in images],
-        splits=[image.split if options.keep_splits else None for image in images],
-        relabel=options.relabel,
-        on_error=options.on_error,
-        progress=progress,
-    )
+        said = f"{counted(lost, 'image')} of {options.source} cannot be used, so none was added."
+        return Outcome(tuple(problems), lost, BadInput(f"{said} Mend them, or use --on-error skip."))
+    try:
+        report = _add(manager, draft, found, options, progress)
+    except BadInput as refusal:
+        return Outcome(tuple(problems), lost, BadInput(f"{refusal}{_here(str(refusal))}"))
     problems += [f"{Path(name).name}: {reason} (image left out)" for name, reason in report.rejected.items()]
     return Outcome(tuple(problems), lost + len(report.rejected), report)
 
@@ -145,7 +134,7 @@ def show_outcome(outcome: Outcome, options: SourceOptions, console: Console) -> 
     """Print the first problems and what was added; write all problems where the options say.
 
     Raises:
-        BadInput: nothing was added, as images cannot be used.
+        BadInput: nothing was added.
     """
     problems, file = outcome.problems, options.report
     if file is not None:
@@ -155,12 +144,9 @@ def show_outcome(outcome: Outcome, options: SourceOptions, console: Console) -> 
     if len(problems) > _SHOWN:
         where = f"see {file}" if file is not None else "--report FILE writes all"
         console.print(Text(f"and {len(problems) - _SHOWN} more; {where}", style="yellow"))
-    if outcome.report is None:
-        raise BadInput(
-            f"{counted(outcome.lost, 'image')} of {options.source} cannot be used, so none was added. Mend them, or "
-            "leave them out with --on-error skip."
-        )
-    console.print(Text(f"{options.source}: {_counts(outcome.report, outcome.lost)}"))
+    if isinstance(outcome.added, BadInput):
+        raise outcome.added
+    console.print(Text(f"{options.source}: {_counts(outcome.added, outcome.lost)}"))
 
 
 def classes_with(base: Sequence[str], dataset: LabelledDataset) -> tuple[str, ...]:
@@ -174,6 +160,30 @@ def classes_with(base: Sequence[str], dataset: LabelledDataset) -> tuple[str, ..
     raise BadInput(
         "The files name no classes; say which objects the images could show, with --classes car,truck."
     )
+
+
+def _add(
+    manager: DatasetManager, draft: Draft, found: Reading, options: SourceOptions, progress: Progress | None
+) -> AddReport:
+    images = found.dataset.images
+    return manager.add_images(
+        draft,
+        [image.path for image in images],
+        _annotations(found.dataset, draft.classes),
+        groups=groups_by(options.group_by, images, found.root),  # type: ignore[arg-type]
+        sources=[options.label or image.source or "human" for image in images],
+        metadata=[image.metadata for image in images],
+        splits=[image.split if options.keep_splits else None for image in images],
+        relabel=options.relabel,
+        on_error=options.on_error,
+        progress=progress,
+    )
+
+
+def _here(said: str) -> str:
+    """How options that an error of the library names are spelt on the command line."""
+    spelt = [option for name, option in _OPTIONS.items() if name in said]
+    return f" Here: {' or '.join(spelt)}." if spelt else ""
 
 
 def _annotations(dataset: LabelledDataset, classes: Sequence[str]) -> list[Annotations]:

@@ -45,9 +45,10 @@ FormatOfSource = Annotated[
 GroupBy = Annotated[
     str | None,
     typer.Option(
-        metavar="image|folder|camera|file-regex=…",
-        help="What a split must not tear apart. By default what the files say, else each image by itself. A regular "
-        "expression names the group by its first (…), or by all that it matches.",
+        metavar="RULE",
+        help="What a split must not tear apart: image, folder, camera or file-regex=…, where the expression names the "
+        "group by its first (…), or by all that it matches. By default what the files say, else each image by "
+        "itself.",
     ),
 ]
 SourceLabel = Annotated[

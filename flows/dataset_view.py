@@ -130,7 +130,7 @@ def quality_lines(report: QualityReport, version: DatasetVersion, examples: int)
         shown = report.of_kind(kind)[:examples] if SEVERITY[kind] != "info" else ()
         lines += [f"    {name_of(version, issue.image) or 'dataset'}: {issue.message}" for issue in shown]
         if shown and number > len(shown):
-            lines.append(f"    and {count(number - len(shown))} more; --examples shows them")
+            lines.append(f"    and {count(number - len(shown))} more; --examples N shows N")
     return lines
 
 

@@ -53,7 +53,7 @@ def forget(
     found = find_samples(resources.state, scope)
     _say(console, f"{len(found)} stored samples {'would be' if dry_run else 'are'} forgotten")
     # Said first: should this be killed half-way, nobody could say it afterwards.
-    versions = _show_affected(resources, console, sorted({*found, *samples}))
+    cycles, versions = _show_affected(resources, console, sorted({*found, *samples}))
     if dry_run:
         return
     with (
@@ -68,6 +68,7 @@ def forget(
         f"{report.erased.packs} packs replaced or deleted, {report.erased.bytes} bytes freed",
     )
     _show_drafts(resources, console)
+    _delete_pages(resources, console, cycles)
     if inherited := {image for images in versions.values() for image in images}:
         resources.datasets.forget(inherited, reason or "retrain collect forget")
     _show_left(resources, console, scope, report)
@@ -129,8 +130,8 @@ def _check_seen(resources: Resources, console: Console, scope: Scope, *, dry_run
 
 def _show_affected(
     resources: Resources, console: Console, samples: Sequence[str]
-) -> Mapping[str, Collection[str]]:
-    """Say which cycles and dataset versions know them; gives the versions."""
+) -> tuple[Collection[str], Mapping[str, Collection[str]]]:
+    """Say which cycles and dataset versions know them; gives both."""
     known = affected(resources.state, samples, resources.datasets)
     for cycle, names in known.cycles.items():
         _say(console, f"{cycle} selected {_named(names)}")
@@ -142,7 +143,16 @@ def _show_affected(
             "Dataset versions never change: these copies stay, as do training folders made of them, and models "
             "trained on them have learnt from these pictures. Future versions are made without them.",
         )
-    return known.versions
+    return known.cycles.keys(), known.versions
+
+
+def _delete_pages(resources: Resources, console: Console, cycles: Collection[str]) -> None:
+    """Delete the reviews of what these cycles added: they show pictures."""
+    pages = [page for cycle in cycles if (page := resources.review_page(cycle)).exists()]
+    for page in pages:
+        page.unlink()
+    if pages:
+        _say(console, f"{len(pages)} pages that review the data of these cycles were deleted")
 
 
 def _show_drafts(resources: Resources, console: Console) -> None:

@@ -8,10 +8,13 @@ from typing import Any
 
 from prefect import get_run_logger, task
 
+from retrain.annotation.review import StoredAnnotation
+from retrain.data_collection.sample import DataSample
 from retrain.data_collection.triggers.crossings import cycle_samples
 from retrain.dataset.balance import sampling_weights
 from retrain.dataset.candidates import PackedImage
 from retrain.dataset.diff import DatasetDiff
+from retrain.dataset.draft import Draft
 from retrain.dataset.selection import count_selected, write_selection
 from retrain.dataset.version import DatasetItem, DatasetVersion
 from retrain.errors import BadInput, Conflict
@@ -69,25 +72,7 @@ def build_version(work: CycleWork, plan: Mapping[str, Any]) -> Mapping[str, Any]
             )
         datasets, name = resources.datasets, plan["version"]
         draft = datasets.create_version(name, f"cycle {work.cycle.id}", parent=plan["parent_version"])
-        report = datasets.add_images(
-            draft,
-            [PackedImage(resources.samples.pack_file(sample), sample.file_name) for sample in samples],
-            [labels[sample.id].annotations for sample in samples],
-            groups=[sample.recording for sample in samples],
-            sources=[labels[sample.id].source for sample in samples],
-            metadata=[
-                {"camera": sample.camera, "captured_at": sample.captured_at, "cycle": work.cycle.id}
-                for sample in samples
-            ],
-            on_error="skip",
-        )
-        left_out = {
-            sample.id: report.rejected[sample.file_name]
-            for sample in samples
-            if sample.file_name in report.rejected
-        }
-        leaking = datasets.leave_out_leaks(draft) if len(left_out) < len(samples) else {}
-        left_out |= {image: f"would leak: {reason}" for image, reason in leaking.items()}
+        left_out = _add(work, draft, samples, labels)
         for sample_id, reason in left_out.items():
             get_run_logger().warning("sample %s is left out of %s: %s", sample_id, name, reason)
         if len(left_out) == len(samples):
@@ -137,6 +122,32 @@ def lay_out(work: CycleWork, version: Mapping[str, Any], known_version: str | No
         return {"train": parts, "val": val, "images": counts}
 
     return work.cycle.stage("layout", {"version": version["name"], "known": known_version}, layout)
+
+
+def _add(
+    work: CycleWork, draft: Draft, samples: Sequence[DataSample], labels: Mapping[str, StoredAnnotation]
+) -> dict[str, str]:
+    """Add to a draft what can be added; sample id to reason for the others."""
+    resources = work.resources
+    report = resources.datasets.add_images(
+        draft,
+        [PackedImage(resources.samples.pack_file(sample), sample.file_name) for sample in samples],
+        [labels[sample.id].annotations for sample in samples],
+        groups=[sample.recording for sample in samples],
+        sources=[labels[sample.id].source for sample in samples],
+        metadata=[
+            {"camera": sample.camera, "captured_at": sample.captured_at, "cycle": work.cycle.id}
+            for sample in samples
+        ],
+        on_error="skip",
+    )
+    left_out = {
+        sample.id: report.rejected[sample.file_name]
+        for sample in samples
+        if sample.file_name in report.rejected
+    }
+    leaking = resources.datasets.leave_out_leaks(draft) if len(left_out) < len(samples) else {}
+    return left_out | {image: f"would leak: {reason}" for image, reason in leaking.items()}
 
 
 def _counts(difference: DatasetDiff) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Publishes what a new dataset version changes, for whoever reviews a cycle."""
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 
 from prefect.artifacts import create_markdown_artifact
 
 from retrain.dataset.diff import DatasetDiff
-from retrain.dataset.report.markdown import diff_markdown
+from retrain.dataset.report.markdown import MOST_ROWS, diff_markdown
 from retrain.dataset.report.page import diff_page
 from retrain.dataset.report.samples import choose_samples
 from retrain.dataset.version import DatasetItem
@@ -28,7 +29,7 @@ def publish_review(work: CycleWork, difference: DatasetDiff, left_out: Mapping[s
     create_markdown_artifact(key="dataset-version", markdown=diff_markdown(difference) + _left_out(left_out))
     resources, datasets = work.resources, work.resources.datasets
     before, after = (datasets.get_version(name) for name in (difference.before, difference.after))
-    page = resources.home / "cycles" / work.cycle.id / "dataset.html"
+    page = resources.review_page(work.cycle.id)
 
     def samples(images: Iterable[str]) -> Iterable[tuple[DatasetItem, bytes]]:
         return datasets.images(after, choose_samples([after.by_image[image] for image in images], _SAMPLES))
@@ -42,5 +43,9 @@ def _left_out(reasons: Mapping[str, str]) -> str:
     if not reasons:
         return ""
     # Indented and each in one line, so that a name in it cannot become markup.
-    rows = [f"    {sample}: {' '.join(reason.split())}" for sample, reason in reasons.items()]
+    rows = [
+        f"    {sample}: {' '.join(reason.split())}" for sample, reason in islice(reasons.items(), MOST_ROWS)
+    ]
+    if more := len(reasons) - len(rows):
+        rows.append(f"    and {more} more")
     return "\n".join(["\n## Left out", "", *rows, ""])

@@ -8,11 +8,11 @@ from retrain.annotation.review import AnnotationStore, Reviewer
 from retrain.config import RetrainConfig, load_config
 from retrain.data_collection.collector import DataCollectionService
 from retrain.data_collection.likeness import LikenessIndex
-from retrain.duplicates.near_duplicates import NearDuplicateRule
 from retrain.data_collection.queue import SpoolLimits
 from retrain.data_collection.quota import Quota, local_quota
 from retrain.data_collection.store.intake import Intake
 from retrain.data_collection.store.samples import SampleStore, owner_of
+from retrain.duplicates.near_duplicates import NearDuplicateRule
 from retrain.environment import prepare, writable
 from retrain.serving.release import ReleaseStore
 from retrain.serving.route import RouteStore
@@ -161,6 +161,10 @@ class Resources:
         from retrain.dataset.manager import DatasetManager
 
         return DatasetManager(self.datasets_path)
+
+    def review_page(self, cycle_id: str) -> Path:
+        """The page that shows what a cycle's dataset version changed."""
+        return self.home / "cycles" / cycle_id / "dataset.html"
 
     @property
     def datasets_path(self) -> Path:

@@ -388,6 +388,23 @@ def cached(folder):
     return {path.name for path in (folder / ".dvc" / "cache").rglob("*") if path.is_file()}
 
 
+def test_a_tag_that_moved_is_pushed_too(families, tmp_path):
+    git = tmp_path / "shared.git"
+    subprocess.run(["git", "init", "-q", "--bare", str(git)], check=True)
+    families.repository.add_remote("store", str(tmp_path / "store"))
+    families.tag("production", "v1.0.0")
+    families.repository.push(str(git))
+
+    families.tag("production", "v1.1.0", move=True)
+    families.repository.push(str(git))
+
+    # Whatever branch the shared repository calls its own: a plain `git init --bare` says master.
+    clone = DatasetManager(DvcRepository.clone(str(git), tmp_path / "clone").folder)
+    assert clone.versions() == families.versions()
+    clone.repository.pull(["production"])
+    assert clone.verify("production") == families.get_version("v1.1.0")
+
+
 def test_one_version_is_pulled_alone_and_works_without_the_others(shared, families, tmp_path):
     git, _, _ = shared
     clone = DatasetManager(DvcRepository.clone(str(git), tmp_path / "clone").folder)

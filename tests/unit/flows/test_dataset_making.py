@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from retrain.dataset.manager import DatasetManager
+from retrain.storage.digests import content_digest
 from tests.unit.flows.dataset_lines import frames, png, run, write_coco
 
 BCCD = Path(__file__).parents[4] / "shared" / "data" / "bccd"
@@ -99,13 +100,13 @@ def test_a_parent_may_be_named_or_be_none_and_new_classes_come_last(retrain, man
 def test_an_archive_is_imported_as_its_folder_would_be(retrain, manager, tmp_path):
     write_coco(tmp_path / "a", frames(range(4)))
     shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "a")
-    retrain("dataset import folder a --path x")
 
-    done = retrain("dataset import archive packed.zip --parent none --path x")
+    done = retrain("dataset import v1.0.0 packed.zip --path x")
 
     assert done.code == 0, done.err
-    one, other = manager.get_version("folder"), manager.get_version("archive")
-    assert [item.labels for item in one.items] == [item.labels for item in other.items]
+    version = manager.get_version("v1.0.0")
+    assert set(version.by_image) == {content_digest(png(number)) for number in range(4)}
+    assert version.objects_by_class() == {"car": 2, "truck": 2}
 
 
 def test_unusable_images_stop_an_import_unless_they_are_skipped(retrain, manager, tmp_path):
@@ -128,14 +129,16 @@ def test_unusable_images_stop_an_import_unless_they_are_skipped(retrain, manager
 
 def test_a_damaged_image_that_only_decoding_finds_is_told_too(retrain, manager, tmp_path):
     write_coco(tmp_path / "a", {**frames(range(4)), "cut.png": png(9)[:-40]})
+    write_coco(tmp_path / "a", {"flat.png": png(8)}, split="test", box=(2, 2, 0, 8))
 
     stopped = retrain("dataset import v1.0.0 a --path x")
     skipped = retrain("dataset import v1.0.0 a --path x --on-error skip --report problems.txt")
 
     assert (stopped.code, skipped.code) == (1, 0)
     assert "cut.png" in stopped.err
+    assert any("has zero area" in line for line in stopped.lines), "problems of the labels are told, too"
     assert "cut.png: cannot be decoded" in (tmp_path / "problems.txt").read_text()
-    assert "a: 4 images added, 1 image left out" in skipped.lines
+    assert "a: 5 images added, 1 image left out" in skipped.lines
 
 
 def test_other_labels_of_a_known_image_need_to_be_wanted(retrain, manager, tmp_path):
@@ -148,6 +151,7 @@ def test_other_labels_of_a_known_image_need_to_be_wanted(retrain, manager, tmp_p
 
     assert refused.code == 1
     assert "other labels" in refused.err
+    assert refused.err.endswith(" Here: --relabel.\n")
     assert "a: 8 images relabelled" in done.lines
 
 

@@ -150,7 +150,10 @@ def test_pixels_of_the_voc_devkit_are_written_and_read_where_asked_for(retrain, 
     retrain(f"dataset export v1.0.0 devkit --format voc --one-based --path {made}")
     done = retrain("dataset import again devkit --one-based --waive 'as published' --path y")
 
-    first, again = DatasetManager(made).get_version("v1.0.0"), DatasetManager(tmp_path / "y").get_version("again")
+    first, again = (
+        DatasetManager(made).get_version("v1.0.0"),
+        DatasetManager(tmp_path / "y").get_version("again"),
+    )
     texts = [next((tmp_path / name).rglob("*.xml")).read_text() for name in ("plain", "devkit")]
     assert done.code == 0, done.err
     assert ["<xmin>2</xmin>" in text for text in texts] == [True, False]

@@ -83,11 +83,16 @@ def test_forgetting_a_sample_names_the_cycle_and_the_dataset_version_that_keep_k
         connection.execute(update(samples).where(samples.c.id == one).values(cycle_id="cycle-7"))
     finish_cycle(resources.state, "7")
     add_version(resources, "v1.0.0", 1, 3)
+    page = resources.review_page("cycle-7")
+    page.parent.mkdir(parents=True)
+    page.write_text("with a thumbnail")
 
     printed = said(forget, resources, NOW, [one])
 
     assert "1 samples forgotten, 0 records in the spool refused; 1 packs replaced" in printed
     assert f"cycle-7 selected 1 of them: {one[:12]}" in printed
+    assert "1 pages that review the data of these cycles were deleted" in printed
+    assert not page.exists()
     assert f"dataset version v1.0.0 still contains 1 of them: {one[:12]}" in printed
     assert "models trained on them have learnt from these pictures" in printed
     assert files_with(resources.home / "blobs", png_bytes(1)) == []
