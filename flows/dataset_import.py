@@ -16,7 +16,6 @@ from retrain.boxes import Annotations
 from retrain.dataset.additions import AddReport
 from retrain.dataset.candidates import Progress
 from retrain.dataset.draft import Draft
-from retrain.dataset.drafts import Drafts
 from retrain.dataset.formats.archives import opened
 from retrain.dataset.formats.labelled import LabelledDataset, LabelledImage
 from retrain.dataset.formats.registry import read_dataset
@@ -98,15 +97,6 @@ def reading(
         progress("reading labels", 0, 0)
     with opened(options.source, scratch) as root:
         yield Reading(root, read_dataset(root, options.format, classes, one_based=options.one_based))
-
-
-def stored_draft(manager: DatasetManager, name: str) -> Draft:
-    """A draft that another command began.
-
-    Raises:
-        NotFound: there is none.
-    """
-    return Drafts(manager.repository.scratch / "drafts").read(name)
 
 
 def add_files(

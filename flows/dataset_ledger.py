@@ -144,7 +144,7 @@ def _lineages(releases: ReleaseStore) -> tuple[dict[str, Lineage], dict[str, str
     unreadable: dict[str, str] = {}
     for digest in releases.digests():
         try:
-            lineages[digest] = releases.open(digest).lineage
+            lineages[digest] = releases.lineage(digest)
         except (BadInput, NotFound) as problem:
             unreadable[digest] = str(problem)
     return lineages, unreadable

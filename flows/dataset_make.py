@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
-from flows.dataset_import import SourceOptions, add_files, classes_with, reading, show_outcome, stored_draft
+from flows.dataset_import import SourceOptions, add_files, classes_with, reading, show_outcome
 from flows.dataset_place import progress_bar
 from flows.dataset_view import version_line, waiver_lines
 from retrain.dataset.draft import Draft
@@ -49,7 +49,7 @@ def create(manager: DatasetManager, options: VersionOptions, console: Console) -
 
 def add(manager: DatasetManager, name: str, source: SourceOptions, console: Console) -> None:
     """Add files to a draft that `create` began; objects of other classes are reported and left out."""
-    draft = stored_draft(manager, name)
+    draft = manager.draft(name)
     with progress_bar() as progress, reading(source, manager, draft.classes, progress) as found:
         outcome = add_files(manager, draft, found, source, progress)
     show_outcome(outcome, source, console)

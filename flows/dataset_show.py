@@ -115,11 +115,11 @@ def show_verified(manager: DatasetManager, name: str | None) -> None:
     names = manager.versions() if name is None else [name]
     if not names:
         typer.echo("no version yet")
-    console, damaged = output(), []
+    console, damaged, whole = output(), [], set[str]()
     for one in names:
         try:
             with progress_bar() as progress:
-                version = manager.verify(one, progress)
+                version = manager.verify(one, progress, whole)
         except (BadInput, NotFound) as problem:
             if name is not None and isinstance(problem, NotFound):
                 raise

@@ -14,11 +14,10 @@ from sqlalchemy import URL
 
 from retrain.data_collection.background import BackgroundDrainer, SpoolDrainer
 from retrain.data_collection.checks import check_fraction
-from retrain.data_collection.likeness import LikenessIndex, Scope
-from retrain.duplicates.near_duplicates import NearDuplicateRule
 from retrain.data_collection.frame import Frame, FrameConfidence
 from retrain.data_collection.frame_reader import FrameReader
 from retrain.data_collection.hand_over import HandOver, Image
+from retrain.data_collection.likeness import LikenessIndex, Scope
 from retrain.data_collection.metadata import (
     UNKNOWN_CAMERA,
     camera_of,
@@ -38,6 +37,7 @@ from retrain.data_collection.store.samples import SampleStore, owner_of
 from retrain.data_collection.strategies.balance import ClassCounts
 from retrain.data_collection.strategies.names import CollectionStrategy
 from retrain.data_collection.strategies.rules import make_strategy
+from retrain.duplicates.near_duplicates import NearDuplicateRule
 from retrain.errors import BadInput, ConfigError, StorageFull
 from retrain.storage.blobs import BlobStore
 from retrain.storage.local_blobs import LocalBlobs

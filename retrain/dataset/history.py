@@ -116,8 +116,12 @@ class History:
             names = (item.file_name for item in inside)
             yield from zip(inside, read_pack(self.pack_file(version, pack), names), strict=True)
 
-    def damage(self, name: str, progress: Progress | None = None) -> list[str]:
-        """What of a version is damaged or missing on this machine, all of it read anew; empty when nothing is."""
+    def damage(self, name: str, progress: Progress | None = None, whole: set[str] | None = None) -> list[str]:
+        """What of a version is damaged or missing on this machine, all of it read anew; empty when nothing is.
+
+        Args:
+            whole: packs that were just read and need not be read again; those found whole are added.
+        """
         self._versions.pop(name, None)
         try:
             version = self.get(name)
@@ -125,7 +129,11 @@ class History:
             return [str(problem)]
         if content_digest(version.to_manifest()) != version.digest:
             return [f"The items of {name} are not those its digest was computed from."]
-        return self.pack_damage(version, {item.pack for item in version.items}, progress)
+        packs = {item.pack for item in version.items}
+        problems = self.pack_damage(version, packs - (whole or set()), progress)
+        if whole is not None and not problems:
+            whole |= packs
+        return problems
 
     def published(self, version: DatasetVersion, packs: Collection[str]) -> list[str]:
         """What of a version that was just made is not on disk as it should be, at its tag; empty when all is.

@@ -134,6 +134,15 @@ class DatasetManager:
             additions = Additions(draft, known, relabel, self._forgotten.reasons(), gold)
             return add_batch(self._drafts, draft, additions, batch, candidates, on_error)
 
+    def draft(self, version_id: Draft | str) -> Draft:
+        """A draft as it is stored.
+
+        Raises:
+            NotFound: there is none of that name.
+            Conflict: another process began it anew.
+        """
+        return self._drafts.read(self._reference(version_id))
+
     def leave_out(self, version_id: Draft | str, images: Iterable[str]) -> tuple[str, ...]:
         """Take images out of a draft, also such as its parent has; returns those that were in it."""
         with self.repository.locked():
@@ -305,15 +314,21 @@ class DatasetManager:
         """Where one of a version's packs is on this machine."""
         return self._history.pack_file(version, pack)
 
-    def verify(self, name: str, progress: Progress | None = None) -> DatasetVersion:
+    def verify(
+        self, name: str, progress: Progress | None = None, whole: set[str] | None = None
+    ) -> DatasetVersion:
         """Read a version whole, from disk: its tag, its manifest, and every byte of every pack.
+
+        Args:
+            whole: packs that were just read and need not be read again; those found whole are added. Give one set to
+                several calls.
 
         Raises:
             NotFound: there is no such version.
             BadInput: names everything that is damaged or missing.
         """
         found = self._history.find(name)
-        if problems := self._history.damage(found, progress=progress):
+        if problems := self._history.damage(found, progress, whole):
             raise BadInput("\n".join(problems))
         return self._history.get(found)
 

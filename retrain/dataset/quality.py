@@ -60,7 +60,12 @@ def _image_issues(items: Sequence[DatasetItem], present: PresentPacks | None) ->
         if not item.objects:
             yield Issue.of("no-objects", "The image has no objects.", item.image)
         if groups[item.group] == 1:
-            yield Issue.of("single-image-group", f"Group {item.group!r} has no other image.", item.image)
+            yield Issue.of("single-image-group", f"Group {_group_name(item)} has no other image.", item.image)
+
+
+def _group_name(item: DatasetItem) -> str:
+    """An image that was given no group is one by itself, under its own digest."""
+    return f"{item.group[:12]}…" if item.group == item.image else repr(item.group)
 
 
 def _missing_packs(items: Sequence[DatasetItem], present: PresentPacks | None) -> set[str]:

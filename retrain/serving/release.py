@@ -126,6 +126,19 @@ class ReleaseStore:
         """Fetch and read the release."""
         return read_release(self.fetch(digest))
 
+    def lineage(self, digest: str) -> Lineage:
+        """What a release was made from, read from the store without its weights.
+
+        Raises:
+            NotFound: no such release.
+            BadInput: what it says of itself is damaged.
+        """
+        _check_digest(digest)
+        for file in self._manifest(digest):
+            if file.name == RELEASE_FILE:
+                return Lineage(**json.loads(self._verified_file(digest, file))["lineage"])
+        raise BadInput(f"Release {digest} is damaged: it has no {RELEASE_FILE}.")
+
     def exists(self, digest: str) -> bool:
         _check_digest(digest)
         return self._blobs.exists(_key(digest, _MANIFEST))
@@ -156,23 +169,26 @@ class ReleaseStore:
             return False
 
     def _verified_content(self, digest: str) -> Iterator[tuple[str, bytes]]:
+        for file in self._manifest(digest):
+            yield file.name, self._verified_file(digest, file)
+
+    def _manifest(self, digest: str) -> list[_File]:
         try:
-            manifest = self._blobs.get(_key(digest, _MANIFEST))
+            return _parsed_manifest(self._blobs.get(_key(digest, _MANIFEST)), digest)
         except NotFound as error:
             raise NotFound(f"No release {digest}. The store holds {len(self.digests())} others.") from error
-        for file in _parsed_manifest(manifest, digest):
-            try:
-                data = self._blobs.get(_key(digest, file.name))
-            except NotFound as error:
-                raise BadInput(
-                    f"Release {digest} is damaged: {file.name} is missing from the store."
-                ) from error
-            if _described(file.name, data) != file:
-                raise BadInput(
-                    f"Release {digest} is damaged: {file.name} has another content than its manifest says "
-                    f"({len(data)} bytes, {file.size} expected). Publish it again."
-                )
-            yield file.name, data
+
+    def _verified_file(self, digest: str, file: _File) -> bytes:
+        try:
+            data = self._blobs.get(_key(digest, file.name))
+        except NotFound as error:
+            raise BadInput(f"Release {digest} is damaged: {file.name} is missing from the store.") from error
+        if _described(file.name, data) != file:
+            raise BadInput(
+                f"Release {digest} is damaged: {file.name} has another content than its manifest says "
+                f"({len(data)} bytes, {file.size} expected). Publish it again."
+            )
+        return data
 
 
 def read_release(folder: Path) -> Release:

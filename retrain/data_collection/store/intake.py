@@ -13,8 +13,6 @@ from sqlalchemy.exc import DataError, IntegrityError
 from retrain.boxes import Detections
 from retrain.data_collection.capture_time import capture_time
 from retrain.data_collection.likeness import LikenessIndex
-from retrain.duplicates.near_duplicates import Match
-from retrain.duplicates.perceptual_hash import PerceptualHash, perceptual_hash
 from retrain.data_collection.metadata import (
     camera_of,
     check_model,
@@ -28,6 +26,8 @@ from retrain.data_collection.prediction import inside, read_prediction
 from retrain.data_collection.sample import DataSample, SampleKey
 from retrain.data_collection.spool.offer import Offer, decode_offer
 from retrain.data_collection.store.samples import Arrival, Draw, SampleStore
+from retrain.duplicates.near_duplicates import Match
+from retrain.duplicates.perceptual_hash import PerceptualHash, perceptual_hash
 from retrain.errors import BadInput
 from retrain.images import EncodedImage, read_image
 from retrain.storage.schema import draws

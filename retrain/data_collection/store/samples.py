@@ -8,10 +8,10 @@ from typing import Any, Self
 
 from sqlalchemy import Column, Connection, insert, select, tuple_
 
-from retrain.duplicates.perceptual_hash import PerceptualHash
 from retrain.data_collection.forgetting.tombstones import Tombstones, read_tombstones
 from retrain.data_collection.sample import DataSample, SampleKey
 from retrain.data_collection.store.packs import SamplePacks
+from retrain.duplicates.perceptual_hash import PerceptualHash
 from retrain.errors import BadInput, NotFound, Unavailable
 from retrain.storage.blobs import BlobStore
 from retrain.storage.schema import draws, likenesses, samples
