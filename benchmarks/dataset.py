@@ -351,7 +351,11 @@ def s3_server(folder: Path) -> Iterator[str]:
         "--config",
         "",
     ]
-    os.environ |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+    plain = {
+        name: "when_required"
+        for name in ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
+    }
+    os.environ |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, **plain}
     server = subprocess.Popen([rclone, "serve", "s3", str(folder), *options], stderr=subprocess.DEVNULL)
     try:
         wait_for(port)

@@ -191,15 +191,15 @@ def nested(depth):
 
 @pytest.mark.parametrize(
     "metadata",
-    [{"at": float("nan")}, {"x": object()}, {"x": {1, 2}}, {"x": 2**70}, {"x": "\ud800"}, {"x": nested(100_000)}],
-    ids=["nan", "object", "set", "more than 64 bits", "half a character", "deep"],
+    [{"at": float("nan")}, {"x": object()}, {"x": {1, 2}}, {"x": "\ud800"}, {"x": nested(100_000)}],
+    ids=["nan", "object", "set", "half a character", "deep"],
 )
 def test_what_json_cannot_hold_is_refused_and_the_draft_stays_usable(manager, draft, build, metadata):
     with pytest.raises(BadInput, match="1 of 1 images cannot be added"):
         add(manager, draft, [build.image(70)], metadata=[metadata])
 
     fresh = DatasetManager(manager.repository.folder)
-    report = add(fresh, "v1.1.0", [build.image(70)], metadata=[{"x": 2**63 - 1, "y": [None, "é"]}])
+    report = add(fresh, "v1.1.0", [build.image(70)], metadata=[{"x": 2**70, "y": [None, "é"]}])
     assert len(report.added) == 1
     assert len(fresh.review("v1.1.0").leaks) == 0
 
@@ -409,7 +409,7 @@ def test_damage_to_a_segment_or_a_pack_or_what_lists_them_is_named_by_verify(man
     (pack,), (segment,) = (
         manager.repository.listing(kind, "v1.0.0").values() for kind in ("packs", "manifest")
     )
-    lists = [path for path in (folder / ".dvc" / "cache" / "files" / "md5").rglob("*.dir")]
+    lists = list((folder / ".dvc" / "cache" / "files" / "md5").rglob("*.dir"))
     assert len(lists) == 2
 
     for damaged, said in (
@@ -457,7 +457,7 @@ def test_a_repository_deleted_under_a_manager_is_said_and_can_be_begun_again(man
         lambda: manager.get_version("v1.0.0"),
         lambda: manager.verify("v1.0.0"),
         lambda: manager.checkout("v1.0.0"),
-        lambda: manager.repository.push(),
+        manager.repository.push,
     ):
         with pytest.raises(RetrainError):
             late()
@@ -482,18 +482,24 @@ def test_a_repository_deleted_in_the_middle_of_a_commit_is_said(manager, draft, 
         manager.commit(draft)
 
 
-@pytest.mark.parametrize("description", ["x" * 300_000, "two\0words", "# not a comment\n\n--amend"])
-def test_any_description_is_kept_or_refused_before_anything_is_begun(manager, build, description):
-    try:
-        draft = manager.create_version("v1.1.0", description, parent="v1.0.0")
-    except BadInput as refused:
-        assert "description" in str(refused)
-        return
+@pytest.mark.parametrize("description", ["x" * 300_000, "two\0words", "half a sign \ud800"])
+def test_a_description_that_git_cannot_keep_is_refused_before_anything_is_begun(manager, description):
+    with pytest.raises(BadInput, match="description"):
+        manager.create_version("v1.1.0", description, parent="v1.0.0")
+    with pytest.raises(BadInput, match="description"):
+        manager.subset("v1.1.0", "v1.0.0", "split=train", description)
+
+    assert manager.versions() == ["v1.0.0"]
+
+
+def test_a_description_that_looks_like_git_is_kept_as_it_is(manager, build):
+    said = "# not a comment\n\n--amend\n\nDataset v9 is no version"
+    draft = manager.create_version("v1.1.0", said, parent="v1.0.0")
     build.fill(manager, draft, [70])
 
     manager.commit(draft)
 
-    assert DatasetManager(manager.repository.folder).log()[0].description == description
+    assert DatasetManager(manager.repository.folder).log()[0].description == said
 
 
 def test_a_name_taken_by_a_tag_is_a_conflict_that_leaves_the_draft(manager, draft, build):

@@ -185,7 +185,9 @@ def test_making_the_repository_may_be_killed_too(tmp_path, build):
 
 # Everything else that can be killed
 
-STEPS_DRIVER = DRIVER.split("left_locks")[0].rpartition("def ")[0] + """
+STEPS_DRIVER = (
+    DRIVER.split("left_locks", maxsplit=1)[0].rpartition("def ")[0]
+    + """
 import retrain.dataset.adding as adding
 import retrain.dataset.dvc_repository as repository
 import retrain.dataset.folder_lock as folder_lock
@@ -228,6 +230,7 @@ operations = {
 points[point]()
 operations[operation]()
 """
+)
 STEPS_DRIVER = STEPS_DRIVER.replace("folder, point = sys.argv[1:]", "folder, operation, point = sys.argv[1:]")
 
 
@@ -235,7 +238,9 @@ def step(folder, operation, point="never"):
     command = [sys.executable, "-c", STEPS_DRIVER, str(folder), operation, point]
     done = subprocess.run(command, capture_output=True, text=True)
     expected = 0 if point == "never" else -signal.SIGKILL
-    assert done.returncode == expected, f"{operation} at {point!r} ended with {done.returncode}: {done.stderr}"
+    assert done.returncode == expected, (
+        f"{operation} at {point!r} ended with {done.returncode}: {done.stderr}"
+    )
 
 
 def assert_nothing_orphaned(folder):
@@ -248,7 +253,10 @@ def assert_nothing_orphaned(folder):
     for name in names:
         for kind in ("packs", "manifest"):
             pointer = manager.repository._pointer(kind, f"refs/tags/{name}")
-            needed |= {pointer[2:], *(path.name for path in manager.repository.listing(kind, f"refs/tags/{name}").values())}
+            needed |= {
+                pointer[2:],
+                *(path.name for path in manager.repository.listing(kind, f"refs/tags/{name}").values()),
+            }
     assert files(folder / ".dvc" / "cache") == needed, "DVC's cache"
     newest = manager.get_version(names[-1])
     assert files(folder / "packs") == {f"{item.pack}.zip" for item in newest.items}, "packs on show"
@@ -278,7 +286,9 @@ def second_version_folder(first_version_folder, tmp_path_factory):
     manager.create_version("v1.1.0", parent="v1.0.0")
     step(place / "datasets", "add")
     manager.commit("v1.1.0")
-    subprocess.run(["git", "init", "-q", "--bare", "--initial-branch=main", str(place / "shared.git")], check=True)
+    subprocess.run(
+        ["git", "init", "-q", "--bare", "--initial-branch=main", str(place / "shared.git")], check=True
+    )
     return place
 
 
@@ -293,7 +303,9 @@ def place(second_version_folder, tmp_path):
 @pytest.mark.parametrize(
     "point", ["packs of an addition written", "addition not yet recorded", "addition recorded"]
 )
-def test_an_addition_killed_anywhere_and_repeated_is_there_once(first_version_folder, second_version_folder, tmp_path, point):
+def test_an_addition_killed_anywhere_and_repeated_is_there_once(
+    first_version_folder, second_version_folder, tmp_path, point
+):
     shutil.copytree(first_version_folder, tmp_path / "datasets", symlinks=True)
     shutil.copytree(second_version_folder / "images", tmp_path / "images")
     DatasetManager(tmp_path / "datasets").create_version("v1.1.0", parent="v1.0.0")
@@ -346,7 +358,9 @@ def test_any_other_work_killed_anywhere_hurts_no_version_and_completes_the_next_
 
 
 def pulled_from(place, digests):
-    clone = DatasetManager(DvcRepository.clone(str(place.parent / "shared.git"), place.parent / "clone").folder)
+    clone = DatasetManager(
+        DvcRepository.clone(str(place.parent / "shared.git"), place.parent / "clone").folder
+    )
     clone.repository.pull()
     return {name: clone.verify(name).digest for name in clone.versions()} == digests
 
@@ -408,4 +422,7 @@ def test_killed_at_random_times_again_and_again_no_version_is_hurt_and_nothing_i
     assert killed >= len(delays) // 2
     assert DatasetManager(place).versions() == ["v1.0.0", "v1.1.0", "v2.0", "v2.1"]
     assert_nothing_orphaned(place)
-    assert pulled_from(place, {name: DatasetManager(place).verify(name).digest for name in ("v1.0.0", "v1.1.0", "v2.0", "v2.1")})
+    assert pulled_from(
+        place,
+        {name: DatasetManager(place).verify(name).digest for name in ("v1.0.0", "v1.1.0", "v2.0", "v2.1")},
+    )

@@ -67,7 +67,12 @@ def test_every_image_is_in_one_split_with_its_group_and_its_near_duplicates(buil
 
 
 @fast
-@given(drawn=st.lists(places, min_size=1, max_size=30), more=st.lists(places, max_size=30), linked=links, late=links)
+@given(
+    drawn=st.lists(places, min_size=1, max_size=30),
+    more=st.lists(places, max_size=30),
+    linked=links,
+    late=links,
+)
 def test_adding_images_moves_none_and_tears_no_new_cluster(build, drawn, more, linked, late):
     old = build(drawn)
     first = decide_splits(old, near(old, linked), SPLITTER)
@@ -79,7 +84,7 @@ def test_adding_images_moves_none_and_tears_no_new_cluster(build, drawn, more, l
 
     assert all(second[image] == first[image] for image in first)
     assert all(len(splits) == 1 for splits in by_group(second).values())
-    settled = {image for image in first}
+    settled = set(first)
     for cluster in clusters(p for p in pairs if not {p.first, p.second} & settled):
         assert len({second[image].split for image in cluster}) == 1
     assert decide_splits(second, pairs, SPLITTER) == second
@@ -92,7 +97,9 @@ def test_neither_the_order_of_images_nor_of_pairs_decides_anything(build, drawn,
     pairs = near(items, linked)
     shuffled = dict(data.draw(st.permutations(list(items.items()))))
 
-    assert decide_splits(shuffled, data.draw(st.permutations(pairs)), SPLITTER) == decide_splits(items, pairs, SPLITTER)
+    assert decide_splits(shuffled, data.draw(st.permutations(pairs)), SPLITTER) == decide_splits(
+        items, pairs, SPLITTER
+    )
 
 
 @pytest.mark.parametrize("split", NAMES)
@@ -125,3 +132,14 @@ def test_a_late_image_of_an_old_recording_joins_it_whatever_it_looks_like(build)
     decided = decide_splits({**old, **late}, near({**old, **late}, [(1, 2)]), SPLITTER)
 
     assert decided[f"{2:064x}"].split == "train", "the leak check says that it repeats a test image"
+
+
+def test_images_of_a_group_that_is_torn_under_a_waiver_stay_where_they_are(build):
+    torn = {**build([(0, 0)], split="train"), **build([(0, 0)], start=1, split="test")}
+    late = build([(1, 0)], start=2)
+
+    decided = decide_splits({**torn, **late}, [], SPLITTER)
+
+    assert {image: decided[image].split for image in torn} == {
+        image: item.split for image, item in torn.items()
+    }

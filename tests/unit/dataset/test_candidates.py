@@ -1,7 +1,5 @@
 import os
 
-import pytest
-
 from retrain.dataset import candidates
 from retrain.dataset.candidates import PackedImage, read_candidates
 from retrain.errors import BadInput
@@ -15,7 +13,9 @@ def test_files_bytes_and_images_in_packs_give_the_same_candidate(tmp_path, make_
     name = f"{content_digest(data)}.png"
     pack = tmp_path / f"{write_pack(tmp_path, [(name, data)])}.zip"
 
-    found = list(read_candidates([tmp_path / "a.png", str(tmp_path / "a.png"), data, PackedImage(pack, name)]))
+    found = list(
+        read_candidates([tmp_path / "a.png", str(tmp_path / "a.png"), data, PackedImage(pack, name)])
+    )
 
     assert {(c.digest, c.format, c.width, c.height, c.file_name) for c in found} == {
         (content_digest(data), "png", 24, 16, name)
@@ -46,9 +46,7 @@ def test_what_is_no_image_is_told_in_its_place_and_the_rest_is_read(tmp_path, ma
     assert bad == [False] + [True] * 7 + [False]
     said = [str(c) for c in found[1:8]]
     assert said[0] == "is not an image"
-    assert said[1:4] == [
-        f"cannot be read: {os.strerror(number)}" for number in (2, 21, 40)
-    ]
+    assert said[1:4] == [f"cannot be read: {os.strerror(number)}" for number in (2, 21, 40)]
     assert "not on this machine" in said[4]
     assert "damaged" in said[5]
     assert "cannot be read" in said[6]

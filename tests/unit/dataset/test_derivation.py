@@ -51,8 +51,12 @@ three = st.tuples(*[st.tuples(names, st.lists(st.integers(0, 4), max_size=5)) fo
 
 @fast
 @given(drawn=three)
-def test_merging_disjoint_data_is_associative_and_keeps_what_every_label_means(version_of, make_version, drawn):
-    a, b, c = (version_of(n, *given, start=100 * k) for k, (n, given) in enumerate(zip("abc", drawn, strict=True)))
+def test_merging_disjoint_data_is_associative_and_keeps_what_every_label_means(
+    version_of, make_version, drawn
+):
+    a, b, c = (
+        version_of(n, *given, start=100 * k) for k, (n, given) in enumerate(zip("abc", drawn, strict=True))
+    )
 
     left = merged(make_version, merged(make_version, a, b), c)
     right = merged(make_version, a, merged(make_version, b, c))
@@ -67,7 +71,9 @@ def test_merging_disjoint_data_is_associative_and_keeps_what_every_label_means(v
 
 @fast
 @given(classes=names, numbers=st.lists(st.integers(0, 4), max_size=5), data=st.data())
-def test_class_maps_one_after_the_other_are_their_composition(version_of, make_version, classes, numbers, data):
+def test_class_maps_one_after_the_other_are_their_composition(
+    version_of, make_version, classes, numbers, data
+):
     empty = version_of("none", ["first"], [])
     b = version_of("b", classes, numbers)
     target = st.sampled_from(["x", "y", "first", None])
@@ -126,7 +132,10 @@ def test_a_group_that_is_torn_in_both_alike_under_one_waiver_is_torn_by_neither(
     (item,) = version_of("a", ["car"], [1]).items
     other = msgspec.structs.replace(item, image="f" * 64, split="test")
     more = msgspec.structs.replace(item, image="e" * 64, group="new")
-    a, b = (make_version(items, name=n, classes=("car",)) for n, items in (("a", [item, other]), ("b", [item, other, more])))
+    a, b = (
+        make_version(items, name=n, classes=("car",))
+        for n, items in (("a", [item, other]), ("b", [item, other, more]))
+    )
 
     assert merged_items(a, b, None, ("car",)) == [more]
 

@@ -61,7 +61,9 @@ def test_a_reason_with_line_breaks_and_quotes_comes_back(repository):
     assert ForgottenImages(repository).reasons() == {"a": 'line "one"\nline two\u2028'}
 
 
-@pytest.mark.parametrize("damaged", [b"\xff\n", b'{"image":"a"}\n', b'{"image":"a","reason":"r","at":1', b"[]\n"])
+@pytest.mark.parametrize(
+    "damaged", [b"\xff\n", b'{"image":"a"}\n', b'{"image":"a","reason":"r","at":1', b"[]\n"]
+)
 def test_a_damaged_list_is_an_error_in_words_and_is_not_written_over(repository, damaged):
     repository.data = damaged
 

@@ -32,7 +32,11 @@ def test_the_same_picture_in_one_split_is_no_leak_and_in_two_it_is(items):
 
     assert find_leaks(together, [pair("a", "b")]).leaks == ()
     (leak,) = find_leaks(apart, [pair("a", "b")]).leaks
-    assert (leak.kind, leak.images, leak.splits) == ("near-duplicate", ("a" * 64, "b" * 64), ("train", "test"))
+    assert (leak.kind, leak.images, leak.splits) == (
+        "near-duplicate",
+        ("a" * 64, "b" * 64),
+        ("train", "test"),
+    )
 
 
 def test_a_group_in_three_splits_leaks_between_the_first_and_each_other(items):
@@ -92,20 +96,25 @@ def test_leaks_are_accepted_with_words_only_and_all_of_them_are_recorded(items):
     assert len(report.leaks) == 2
 
     for silence in (None, "", " \n"):
-        with pytest.raises(Leakage, match="2 pairs of images leak between splits: .*waive="):
+        with pytest.raises(Leakage, match=r"2 pairs of images leak between splits: .*waive="):
             report.accepted(silence)
 
     waivers = report.accepted("told")
     again = find_leaks(apart, [pair("a", "b")], waivers)
-    assert {(w.kind, w.images, w.reason) for w in waivers} == {(k.kind, k.images, "told") for k in report.leaks}
+    assert {(w.kind, w.images, w.reason) for w in waivers} == {
+        (k.kind, k.images, "told") for k in report.leaks
+    }
     assert again.leaks == ()
     assert again.accepted(None) == again.waived
 
 
 def test_a_thousand_leaks_are_counted_and_ten_are_named(make_item):
-    made = [make_item(1, image=f"{n:064x}", split="train" if n % 2 else "test", group=f"g{n // 2}") for n in range(2000)]
+    made = [
+        make_item(1, image=f"{n:064x}", split="train" if n % 2 else "test", group=f"g{n // 2}")
+        for n in range(2000)
+    ]
 
-    with pytest.raises(Leakage, match="^1000 pairs .*and 990 more") as caught:
+    with pytest.raises(Leakage, match=r"^1000 pairs .*and 990 more") as caught:
         find_leaks({item.image: item for item in made}, []).accepted(None)
 
     assert len(str(caught.value)) < 2000

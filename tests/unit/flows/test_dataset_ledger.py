@@ -106,14 +106,12 @@ def test_an_image_that_is_not_said_clearly_is_one_line(retrain, line, said):
 
 
 def test_a_release_that_cannot_be_read_is_not_taken_for_one_that_saw_nothing(retrain, home, models):
-    weights = home / "blobs" / "releases" / models["third"] / "weights.safetensors"
-    content = weights.read_bytes()
-    cached = home / "cache" / "releases" / models["third"] / "weights.safetensors"
-    weights.write_bytes(b"damaged")
-    cached.unlink(missing_ok=True)
+    described = home / "blobs" / "releases" / models["third"] / "release.json"
+    content = described.read_bytes()
+    described.write_bytes(b"damaged")
 
     done = retrain(f"dataset seen {IMAGES['day0-0.png']}")
-    weights.write_bytes(content)
+    described.write_bytes(content)
 
     assert any(line.startswith(f"not known of release {models['third'][:16]}: ") for line in done.lines)
 
@@ -124,7 +122,13 @@ def test_forgetting_says_who_saw_the_images_and_keeps_them_out_from_now_on(retra
     retrain(f"dataset add v2.0.0 {home}/c")
     where = "--where split=test --of v1.0.0 --reason 'request 7'"
 
+    pages = [home / "cycles" / name / "dataset.html" for name in ("shows", "does-not")]
+    for page, digest in zip(pages, (IMAGES["day0-0.png"], "0" * 64), strict=True):
+        page.parent.mkdir(parents=True)
+        page.write_text(f"<p>{digest[:12]}</p>")
+
     dry = retrain(f"dataset forget {IMAGES['day0-0.png']} {where} --dry-run")
+    assert all(page.exists() for page in pages)
     done = retrain(f"dataset forget {IMAGES['day0-0.png']} {where}")
     again = retrain(f"dataset forget {IMAGES['day0-0.png']} --reason 'request 8'")
     retrain("dataset commit v2.0.0")
@@ -136,6 +140,7 @@ def test_forgetting_says_who_saw_the_images_and_keeps_them_out_from_now_on(retra
     assert any(line.startswith("Versions never change") for line in done.lines)
     assert "3 images forgotten; future versions are made without them" in done.lines
     assert "2 images taken out of the draft v2.0.0" in done.lines
+    assert [page.exists() for page in pages] == [False, True]
     assert "no images forgotten, 1 were before; future versions are made without them" in again.lines
     manager = DatasetManager(home / "datasets")
     assert set(manager.get_version("v2.0.0").by_image) == {IMAGES["day2-4.png"]}
