@@ -40,8 +40,8 @@ def test_a_fresh_clone_has_every_version_after_a_pull(s3_server, manager, build,
 def test_packs_of_many_megabytes_travel_whole_too(s3_server, manager, build, tmp_path, monkeypatch):
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
-    large = build.version(manager, "v1.1.0", range(40, 70), parent="v1.0.0", side=512)
-    assert max(manager.pack_file(large, item.pack).stat().st_size for item in large.items) > 20_000_000
+    large = build.version(manager, "v1.1.0", range(40, 110), parent="v1.0.0", side=512)
+    assert max(manager.pack_file(large, item.pack).stat().st_size for item in large.items) > 52_428_800, "sent in parts"
     manager.repository.add_remote("store", f"s3://{s3_server.new_bucket()}/datasets", s3_server.endpoint_url)
     manager.repository.push()
 
