@@ -58,6 +58,9 @@ def read_image(given: bytes | str | Path) -> EncodedImage:
         data = given if isinstance(given, bytes) else Path(given).read_bytes()
     except OSError as error:
         raise BadInput(f"cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        # A path with a NUL.
+        raise BadInput(f"cannot be read: {error}") from error
     try:
         source = _Source(data)
         with Image.open(source) as image:

@@ -56,7 +56,7 @@ class Batch:
     ) -> tuple[Annotations, str | None, str, Mapping[str, Any], str | None]:
         """Labels, group, who labelled it, metadata and split of an image."""
         source = self.images[index]
-        named = {} if isinstance(source, bytes | PackedImage) else {"file": Path(source).name}
+        named = {} if isinstance(source, bytes | PackedImage) else {"file": _readable(Path(source).name)}
         return (
             with_indices(self.annotations[index], classes),
             self.groups[index] if self.groups else None,
@@ -64,6 +64,11 @@ class Batch:
             {**named, **(self.metadata[index] if self.metadata else {})},
             self.splits[index] if self.splits else None,
         )
+
+
+def _readable(name: str) -> str:
+    """A file name as text; bytes in it that are no UTF-8 become question marks."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def add_batch(

@@ -16,6 +16,8 @@ from retrain.errors import BadInput
 
 _SAME_OBJECT_IOU = 0.5
 _PAIRS_AT_ONCE = 4_000_000
+_STRIP = 256
+"""Boxes at a time; so many are, in a crowded image, in a narrow strip of it."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Additions:
             source=source,
             metadata=json.loads(canonical_line(metadata)),
         )
+        _require_storable(item)
         if before is None:
             self.added.append(image.digest)
         elif item.labels == before.labels:
@@ -143,11 +146,14 @@ class Additions:
         self, image: Candidate, annotations: Annotations, before: DatasetItem | None
     ) -> tuple[LabelledObject, ...]:
         count = len(self._draft.classes)
-        if len(annotations) and (worst := int(annotations.classes.max())) >= count:
+        wrong = annotations.classes[(annotations.classes < 0) | (annotations.classes >= count)]
+        if len(wrong):
+            worst = int(wrong[0])
             raise BadInput(f"has class {worst}, but the version has classes 0 to {count - 1}")
         edges = np.array([image.width, image.height] * 2, dtype=np.float64)
         boxes = np.clip(annotations.boxes, 0.0, edges)
-        flat = (boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])
+        # So asked, NaN is refused too.
+        flat = ~((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
         if flat.any():
             bad = annotations.boxes[flat][0].tolist()
             raise BadInput(f"({image.width} x {image.height}) has a box with no area inside it: {bad}")
@@ -163,6 +169,16 @@ def in_packs(items: Mapping[str, DatasetItem], packs: Mapping[str, str]) -> dict
         image: msgspec.structs.replace(item, pack=packs[image]) if image in packs else item
         for image, item in items.items()
     }
+
+
+def _require_storable(item: DatasetItem) -> None:
+    """Refuse what would not read back, such as a number as group: later it would make the whole draft unreadable."""
+    try:
+        back = msgspec.json.decode(msgspec.json.encode(item), type=DatasetItem)
+    except (msgspec.MsgspecError, OverflowError, RecursionError, UnicodeEncodeError) as e:
+        raise BadInput(f"cannot be kept with this group, source or metadata: {e}") from e
+    if back != item:
+        raise BadInput("cannot be kept: its metadata would read back as something else")
 
 
 def _object_ids(annotations: Annotations, image: str, before: tuple[LabelledObject, ...]) -> list[str]:
@@ -185,10 +201,13 @@ def _object_ids(annotations: Annotations, image: str, before: tuple[LabelledObje
 def _overlapping(new: FloatArray, old: FloatArray) -> list[tuple[float, int, int]]:
     """(-IoU, new, old) of pairs that may be the same object, the most alike first."""
     pairs: list[tuple[float, int, int]] = []
-    # In parts: all pairs of 10^5 boxes in one image would not fit in memory.
-    rows = max(1, _PAIRS_AT_ONCE // len(old))
+    # In strips from left to right, against what reaches into them: all pairs of 10^5 boxes would take minutes.
+    from_left, rows = np.argsort(new[:, 0], kind="stable"), max(1, min(_STRIP, _PAIRS_AT_ONCE // len(old)))
     for start in range(0, len(new), rows):
-        overlap = iou_matrix(new[start : start + rows], old)
+        strip = from_left[start : start + rows]
+        left, right = new[strip, 0].min(), new[strip, 2].max()
+        near = np.flatnonzero((old[:, 0] < right) & (old[:, 2] > left))
+        overlap = iou_matrix(new[strip], old[near])
         alike = np.argwhere(overlap >= _SAME_OBJECT_IOU)
-        pairs += [(-float(overlap[a, b]), start + int(a), int(b)) for a, b in alike]
+        pairs += [(-float(overlap[a, b]), int(strip[a]), int(near[b])) for a, b in alike]
     return sorted(pairs)

@@ -69,7 +69,7 @@ class Commands:
 
     def clone(self, source: str) -> None:
         """Fill this (empty) folder with a clone."""
-        done = self._run(["git", "clone", "-q", "--", source, "."], {})
+        done = self._run(["git", "clone", "-q", "--branch", "main", "--", source, "."], {})
         if done.returncode:
             raise self._failure("git", ("clone", source), done)
 

@@ -1,6 +1,7 @@
 """Makes a version of a draft: its images, their splits, the leak check, and the packs."""
 
 import shutil
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -56,8 +57,10 @@ class Composer:
             BadInput: there are no images.
         """
         parent = self.parent(draft)
-        drafted = self._drafts.items(draft)
-        items = {**self.base(draft, forgotten), **drafted}
+        gone = frozenset(forgotten)
+        # Also what was forgotten after it was added.
+        drafted = {image: item for image, item in self._drafts.items(draft).items() if image not in gone}
+        items = {**self.base(draft, gone), **drafted}
         if not items:
             raise BadInput(f"Draft {draft.name!r} has no images; add some first.")
         known = parent.by_image if parent else {}
@@ -75,7 +78,7 @@ class Composer:
         cameras = {image: camera for image, item in items.items() if (camera := camera_of(item.metadata))}
         pairs = near_pairs(new, old, groups=groups, cameras=cameras)
         items = decide_splits(items, pairs, DatasetSplitter(draft.splits, draft.salt))
-        return items, find_leaks(items, pairs, draft.waivers, len(new))
+        return items, find_leaks(items, pairs, draft.waivers, len(new), known)
 
     def compose(
         self, draft: Draft, waive: str | None, forgotten: Iterable[str] = (), progress: Progress | None = None
@@ -110,9 +113,16 @@ class Composer:
     def keep_pictures(self, draft: Draft, version: DatasetVersion) -> None:
         """Remember the hashes of a committed version's new images, so that the next version need not decode them."""
         pictures = self._drafts.pictures(draft)
-        for pack in {item.pack for item in version.items if item.image in pictures}:
-            inside = [item.image for item in version.items if item.pack == pack]
-            self._pictures.keep(pack, {image: pictures[image] for image in inside if image in pictures})
+        brought = {
+            Path(name).stem for path in self._drafts.packs(draft).glob("*.zip") for name in names_in(path)
+        }
+        inside: dict[str, set[str]] = defaultdict(set)
+        for item in version.items:
+            inside[item.pack].add(item.image)
+        for pack, images in inside.items():
+            # A pack that also has old images, packed anew beside what was forgotten, would seem to have no others.
+            if images <= brought:
+                self._pictures.keep(pack, {image: pictures[image] for image in images & pictures.keys()})
 
     def pictures(
         self, items: Iterable[DatasetItem], progress: Progress | None = None

@@ -1,5 +1,6 @@
 """Versions made of versions: what merging two means for their classes and images."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 
 import msgspec
@@ -47,14 +48,17 @@ def merged_items(
     }
     translated = [_translated(item, b.classes, index_of) for item in b.items]
     _require_agreement(a, b, [item for item in translated if item.image in a.by_image])
-    splits = {item.group: item.split for item in a.items}
-    torn = sorted({item.group for item in translated if splits.get(item.group, item.split) != item.split})
+    splits: dict[str, set[str]] = defaultdict(set)
+    for item in a.items:
+        splits[item.group].add(item.split)
+    new = [item for item in translated if item.image not in a.by_image]
+    torn = sorted({item.group for item in new if item.split not in splits.get(item.group, {item.split})})
     if torn:
         raise BadInput(
             f"{len(torn)} groups are in one split in {a.name} and in another in {b.name}, first {torn[0]!r}. An "
             "image's split never changes, so they cannot be merged; leave these groups out of one with subset."
         )
-    return [item for item in translated if item.image not in a.by_image]
+    return new
 
 
 def _require_agreement(a: DatasetVersion, b: DatasetVersion, shared: list[DatasetItem]) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from retrain.errors import RetrainError, StorageFull, Unavailable
+from retrain.storage.digests import file_digest
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -63,6 +64,15 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def show(source: Path, target: Path) -> None:
+    """As `link`, but a target that is another file, such as one edited by hand, is replaced."""
+    if target.exists() and not target.samefile(source):
+        same_size = target.stat().st_size == source.stat().st_size
+        if not (same_size and file_digest(target) == file_digest(source)):
+            target.unlink()
+    link(source, target)
 
 
 def link(source: Path, target: Path) -> None:

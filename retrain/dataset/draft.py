@@ -10,6 +10,8 @@ from retrain.dataset.splitter import DEFAULT_FRACTIONS, checked_fractions
 from retrain.dataset.version import DatasetVersion, Waiver
 from retrain.errors import BadInput
 
+_LONGEST = 100_000
+"""Bytes of a description; it is one argument of a Git command, of which Linux takes 131 072."""
 # Also a valid Git tag and file name on every system.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]|\.(?!\.|lock$|$)){0,99}")
 
@@ -73,7 +75,7 @@ def begin_draft(
         )
     return Draft(
         name=check_name(name),
-        description=description,
+        description=check_text(description),
         classes=names,
         parent=parent.name if parent else None,
         parent_digest=parent.digest if parent else None,
@@ -93,7 +95,7 @@ def derived_draft(name: str, description: str, parent: DatasetVersion, like: Dat
     """
     return Draft(
         name=check_name(name),
-        description=description,
+        description=check_text(description),
         classes=like.classes,
         parent=parent.name,
         parent_digest=parent.digest,
@@ -103,6 +105,18 @@ def derived_draft(name: str, description: str, parent: DatasetVersion, like: Dat
         inherits=False,
         waivers=like.waivers,
     )
+
+
+def check_text(description: str) -> str:
+    """The description itself.
+
+    Raises:
+        BadInput: Git cannot keep it in a commit's message.
+    """
+    size = len(description.encode("utf-8", "surrogatepass"))
+    if "\0" in description or size > _LONGEST or any("\ud800" <= sign <= "\udfff" for sign in description):
+        raise BadInput(f"A description is text of at most {_LONGEST} bytes without NUL, got {size} bytes.")
+    return description
 
 
 def check_name(name: str) -> str:

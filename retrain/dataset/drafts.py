@@ -29,11 +29,11 @@ class Drafts:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._read: dict[str, tuple[list[Path], dict[str, DatasetItem]]] = {}
+        self._read: dict[str, tuple[list[Path], dict[str, DatasetItem], set[str]]] = {}
 
     def names(self) -> list[str]:
         """Of all drafts, also of half discarded ones."""
-        return sorted(folder.name for folder in self._root.iterdir()) if self._root.is_dir() else []
+        return sorted(path.name for path in self._root.glob("[!.]*") if path.is_dir())
 
     def begin(self, draft: Draft) -> None:
         """Store an empty draft, in place of an older one of that name."""
@@ -70,25 +70,11 @@ class Drafts:
 
     def items(self, draft: Draft) -> dict[str, DatasetItem]:
         """New and relabelled images by digest. The packs of new ones are in `packs`."""
-        files = self._batches(draft.name)
-        seen, items = self._read.get(draft.id, ([], {}))
-        if files[: len(seen)] != seen:
-            seen, items = [], {}
-        for file in files[len(seen) :]:
-            batch = msgspec.json.decode(file.read_bytes(), type=_Batch)
-            items = {**items, **{item.image: item for item in batch.items}}
-            for image in batch.left_out:
-                items.pop(image, None)
-        self._read = {draft.id: (files, items)}
-        return dict(items)
+        return dict(self._state(draft)[0])
 
     def left_out(self, draft: Draft) -> frozenset[str]:
         """Images that were taken out, also such as the parent has."""
-        gone: set[str] = set()
-        for file in self._batches(draft.name):
-            batch = msgspec.json.decode(file.read_bytes(), type=_Batch)
-            gone = (gone - {item.image for item in batch.items}) | set(batch.left_out)
-        return frozenset(gone)
+        return frozenset(self._state(draft)[1])
 
     def pictures(self, draft: Draft) -> dict[str, PerceptualHash]:
         """Of the new images."""
@@ -117,10 +103,12 @@ class Drafts:
         self, draft: Draft, items: Iterable[DatasetItem], pictures: Mapping[str, PerceptualHash]
     ) -> None:
         """Make these all that the draft holds; nothing else that was recorded stays on disk."""
-        left_out, before = self.left_out(draft), list((self._folder(draft.name) / "batches").iterdir())
-        self.record(draft, items, left_out, pictures)
-        for file in before:
-            file.unlink()
+        self.record(draft, items, self.left_out(draft), pictures)
+        newest = self._batches(draft.name)[-1]
+        for file in newest.parent.iterdir():
+            # By name: a killed rewrite may have left hashes under the number that this one took.
+            if file.stem != newest.stem:
+                file.unlink()
 
     def packs(self, draft: Draft) -> Path:
         """Folder of the packs that it brings."""
@@ -134,6 +122,21 @@ class Drafts:
         """When it was changed last, in seconds since the epoch."""
         folder = self._folder(name)
         return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+
+    def _state(self, draft: Draft) -> tuple[dict[str, DatasetItem], set[str]]:
+        """Items and images left out. Each file is read once: an addition must not cost more the more there were."""
+        files = self._batches(draft.name)
+        seen, items, gone = self._read.get(draft.id, ([], {}, set()))
+        if files[: len(seen)] != seen:
+            seen, items, gone = [], {}, set()
+        for file in files[len(seen) :]:
+            batch = msgspec.json.decode(file.read_bytes(), type=_Batch)
+            items.update((item.image, item) for item in batch.items)
+            gone = gone.difference(item.image for item in batch.items).union(batch.left_out)
+            for image in batch.left_out:
+                items.pop(image, None)
+        self._read = {draft.id: (files, items, gone)}
+        return items, gone
 
     def _batches(self, name: str) -> list[Path]:
         return sorted((self._folder(name) / "batches").glob("*.json"))

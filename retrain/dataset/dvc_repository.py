@@ -22,6 +22,7 @@ from retrain.dataset.transfer import Transfer
 from retrain.errors import BadInput, Conflict, NotFound, StorageFull
 
 _BRANCH = "refs/heads/main"
+_THEIRS = "refs/origin"
 _NOTHING = "0" * 40
 _CONFIG = b"""[core]
     analytics = false
@@ -171,7 +172,7 @@ class DvcRepository:
             self.show_newest()
             # The workspace counts as in use, and a killed commit may have left its own there.
             self._run.git("checkout", "-q", "-f", "main")
-            self._run.dvc("checkout", "-f")
+            self._run.dvc("checkout", "-f", "--allow-missing")
             before = self._cached_sizes()
             self._run.dvc("gc", "--all-tags", "--all-branches", "--workspace", "--force", "--quiet")
             gone = before.keys() - self._cached_sizes().keys()
@@ -185,6 +186,10 @@ class DvcRepository:
         listed = self._run.git("for-each-ref", "--sort=creatordate", f"--format={form}", "refs/tags")
         rows = (line.split(" ", 3) for line in listed.splitlines())
         return [Tag(name, commit, float(made), subject) for name, commit, made, subject in rows]
+
+    def subjects(self) -> list[str]:
+        """First lines of all commits, newest first."""
+        return self._run.git("log", "--format=%s", _BRANCH).splitlines()
 
     def resolve(self, revision: str) -> str | None:
         """The commit a revision names, or None."""
@@ -201,6 +206,8 @@ class DvcRepository:
             return self._cached(pointer, path).read_bytes()
         plain = self._run.git_bytes("show", f"{revision}:{path}")
         if plain is None:
+            if self._run.git_bytes("ls-tree", revision, "--", path):
+                raise BadInput(f"{path} at {revision} in {self.folder} is damaged: Git cannot read it.")
             raise NotFound(f"No {path} at {revision} in {self.folder}.")
         return plain
 
@@ -212,8 +219,11 @@ class DvcRepository:
         """
         if (pointer := self._pointer(path, revision)) is None:
             raise NotFound(f"No {path}/ at {revision} in {self.folder}.")
-        entries = json.loads(self._cached(pointer, path).read_bytes())
-        return {entry["relpath"]: self._cache_path(entry["md5"]) for entry in entries}
+        try:
+            entries = json.loads(self._cached(pointer, path).read_bytes())
+            return {entry["relpath"]: self._cache_path(entry["md5"]) for entry in entries}
+        except (ValueError, TypeError, KeyError) as e:
+            raise BadInput(f"The list of {path} at {revision} in {self.folder} is damaged: {e}.") from e
 
     def checkout(self, revision: str) -> None:
         """Show a revision in the folder; the next commit returns to the newest first."""
@@ -253,25 +263,65 @@ class DvcRepository:
         with self.locked():
             self._transfer().push()
             if git_remote is not None:
-                everything = (f"{_BRANCH}:{_BRANCH}", "refs/tags/*:refs/tags/*")
-                self._run.git("push", "-q", "--atomic", git_remote, *everything)
+                # A tag that is no version may move. Versions may not: theirs must be new, or as they are there.
+                names = [tag.name for tag in self.tags()]
+                versions = {_version_in(subject) for subject in self.subjects()}
+                tags = [
+                    f"{'' if name in versions else '+'}refs/tags/{name}:refs/tags/{name}" for name in names
+                ]
+                self._run.git("push", "-q", "--atomic", git_remote, f"{_BRANCH}:{_BRANCH}", *tags)
 
     def pull(self, tags: Collection[str] | None = None) -> None:
-        """Bring data from the remote.
+        """Bring what is new in the history that this one was cloned from, then data from the remote.
 
         Args:
             tags: the versions whose data is wanted; by default all, and then the newest is shown.
 
         Raises:
             NotFound: no such tag.
+            Conflict: versions were made both here and there; nothing was changed.
             PostConditionFailed: something is still missing afterwards.
         """
         with self.locked():
+            self._follow()
             self._transfer(tags).fetch()
             if tags is None:
                 self._run.dvc("checkout", "-f")
 
+    def _follow(self) -> None:
+        """Take over the commits and tags of the repository that this one was cloned from."""
+        if "origin" not in self._run.git("remote").split():
+            return
+        self._run.git(
+            "fetch",
+            "-q",
+            "--no-tags",
+            "origin",
+            f"+{_BRANCH}:{_THEIRS}/main",
+            f"+refs/tags/*:{_THEIRS}/tags/*",
+        )
+        ours, theirs = self.resolve(_BRANCH), self.resolve(f"{_THEIRS}/main")
+        ahead = self._run.git("rev-list", "--count", f"{theirs}..{ours}").strip()
+        behind = self._run.git("rev-list", "--count", f"{ours}..{theirs}").strip()
+        if ahead != "0" and behind != "0":
+            raise Conflict(
+                f"{ahead} commits were made in {self.folder} and {behind} where it was cloned from. Push from one of "
+                "them first, clone it anew, and make the other's versions there again."
+            )
+        versions = {name for subject in self.subjects() if (name := _version_in(subject))}
+        form = "--format=%(refname:strip=3) %(objectname)"
+        for line in self._run.git("for-each-ref", form, f"{_THEIRS}/tags").splitlines():
+            name, commit = line.split(" ")
+            if (known := self.resolve(f"refs/tags/{name}")) not in {None, commit} and name in versions:
+                raise Conflict(f"Version {name} is another one where {self.folder} was cloned from.")
+            self._run.git("update-ref", f"refs/tags/{name}", commit, known or _NOTHING)
+        if behind != "0":
+            self._advance(str(theirs))
+            self._run.git("checkout", "-q", "-f", "main")
+
     def _transfer(self, names: Collection[str] | None = None) -> Transfer:
+        if not self._exists():
+            raise NotFound(f"There are no datasets in {self.folder}.")
         tags = {tag.name: tag for tag in self.tags()}
         if unknown := sorted(set(names or ()) - tags.keys()):
             raise NotFound(
@@ -348,3 +398,9 @@ class DvcRepository:
                 f"The bytes of {path} are not on this machine. Pull {self.folder} from its remote first."
             )
         return found
+
+
+def _version_in(subject: str) -> str | None:
+    """The version that a commit made, by its first line."""
+    words = subject.split(" ")
+    return words[1] if words[0] == "Dataset" and len(words) == 3 else None

@@ -64,8 +64,10 @@ class FolderLock:
             self._wait(descriptor)
             interrupted = os.fstat(descriptor).st_size > 0
             with disk_errors(self._path.parent):
-                os.truncate(descriptor, 0)
-                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+                # Never empty in between: killed there, we would hide that the holder before left things half-done.
+                name = f"{os.getpid()}\n".encode()
+                os.pwrite(descriptor, name, 0)
+                os.truncate(descriptor, len(name))
                 os.fsync(descriptor)
         except BaseException:
             os.close(descriptor)

@@ -54,5 +54,10 @@ class ForgottenImages:
             data = self._repository.read(_FILE, "refs/heads/main")
         except NotFound:
             return []
-        entries: list[ForgottenImage] = msgspec.json.Decoder(ForgottenImage).decode_lines(data)
+        try:
+            entries: list[ForgottenImage] = msgspec.json.Decoder(ForgottenImage).decode_lines(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as e:
+            raise BadInput(
+                f"The list of forgotten images, {_FILE}, is damaged: {e}. Restore it with Git."
+            ) from e
         return entries

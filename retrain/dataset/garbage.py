@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from retrain.dataset.dvc_repository import DvcRepository
 from retrain.dataset.history import PACKS, History
 from retrain.dataset.pictures import Pictures
 from retrain.dataset.purging import Purged, delete_packs_with, purge_drafts
+from retrain.errors import NotFound
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Cleaner:
             self._drafts.discard(name)
         shutil.rmtree(self._incoming, ignore_errors=True)
         files, size = self._repository.collect_garbage()
-        return Garbage(tuple(stale), files, size, self._pictures.forget_others(self._committed_packs()))
+        return Garbage(tuple(stale), files, size, self._pictures.forget_others(self._packs_here()))
 
     def purge(self, images: Collection[str]) -> Purged:
         """Delete pictures from drafts, and packs with them that belong to no version."""
@@ -54,6 +56,14 @@ class Cleaner:
         folder = self._repository.folder
         places = (folder / PACKS, folder / ".dvc" / "cache")
         return Purged(drafts, delete_packs_with(places, images, self._committed_packs()))
+
+    def _packs_here(self) -> set[str]:
+        """Of the versions whose data is on this machine."""
+        packs: set[str] = set()
+        for name in self._history.names():
+            with suppress(NotFound):
+                packs |= {item.pack for item in self._history.get(name).items}
+        return packs
 
     def _committed_packs(self) -> set[str]:
         return {item.pack for name in self._history.names() for item in self._history.get(name).items}

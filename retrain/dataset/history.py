@@ -82,9 +82,18 @@ class History:
         versions = {tag.commit: tag.name for tag in tags if _is_version(tag)}
         for tag in tags:
             if tag.name == name and tag.commit in versions:
+                self._require_not_moved(name, versions[tag.commit])
                 return versions[tag.commit]
         known = ", ".join(versions.values()) or "none"
         raise NotFound(f"Dataset version {name!r} not found in {self._repository.folder}. Existing: {known}.")
+
+    def _require_not_moved(self, name: str, found: str) -> None:
+        marks = self._repository.subjects() if found != name else []
+        if any(subject.startswith(commit_subject(name, "")) for subject in marks):
+            raise BadInput(
+                f"The tag of version {name} in {self._repository.folder} was moved by hand, to {found}. Put it back "
+                f"on its commit, whose first line begins with {commit_subject(name, '')!r}."
+            )
 
     def stored(self, name: str) -> Stored:
         """A version's header.
@@ -186,7 +195,11 @@ class History:
         for name in reversed(self.names()):
             if pack in self._pack_files:
                 break
-            listed = self._repository.listing(PACKS, f"refs/tags/{name}")
+            try:
+                listed = self._repository.listing(PACKS, f"refs/tags/{name}")
+            except NotFound:
+                # A clone that pulled only some versions.
+                continue
             self._pack_files |= {Path(file).stem: path for file, path in listed.items()}
         if pack not in self._pack_files:
             raise NotFound(f"No version in {self._repository.folder} has a pack {pack}.")

@@ -92,23 +92,46 @@ def find_leaks(
     pairs: Iterable[NearPair],
     waivers: Sequence[Waiver] = (),
     compared: int = 0,
+    before: Mapping[str, DatasetItem] | None = None,
 ) -> LeakReport:
     """Leaks among the items of a version.
 
     Args:
         pairs: near-duplicates among them.
-        waivers: those of the parent; they hold on while both images are where they were.
+        waivers: those of the parent; they hold on while both images are where they were. That of a shared group is
+            for the group in these two splits, whichever of its images are left.
+        before: the parent's items, which tell the group of images that are gone.
     """
     found = [*_torn_groups(items.values()), *_straddling(items, pairs)]
     standing = {
-        waiver.images: waiver
+        (waiver.kind, waiver.images): waiver
         for waiver in waivers
         if tuple(items[image].split if image in items else "" for image in waiver.images) == waiver.splits
     }
-    leaks = tuple(
-        sorted((leak for leak in found if leak.images not in standing), key=lambda leak: leak.images)
+    groups = _waived_groups(waivers, {**(before or {}), **items})
+    for leak in found:
+        reason = (
+            groups.get((items[leak.images[0]].group, frozenset(leak.splits)))
+            if leak.kind == "group"
+            else None
+        )
+        if reason is not None:
+            standing.setdefault((leak.kind, leak.images), leak.waived(reason))
+    leaks = (leak for leak in found if (leak.kind, leak.images) not in standing)
+    return LeakReport(
+        tuple(sorted(leaks, key=lambda leak: (leak.images, leak.kind))), tuple(standing.values()), compared
     )
-    return LeakReport(leaks, tuple(standing.values()), compared)
+
+
+def _waived_groups(
+    waivers: Iterable[Waiver], items: Mapping[str, DatasetItem]
+) -> dict[tuple[str, frozenset[str]], str]:
+    """Reason of each group that may be in two splits."""
+    return {
+        (items[waiver.images[0]].group, frozenset(waiver.splits)): waiver.reason
+        for waiver in waivers
+        if waiver.kind == "group" and waiver.images[0] in items
+    }
 
 
 def _straddling(items: Mapping[str, DatasetItem], pairs: Iterable[NearPair]) -> Iterable[Leak]:

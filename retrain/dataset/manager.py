@@ -278,7 +278,7 @@ class DatasetManager:
         by_name = {info.name: info for info in self.log()}
         found = [by_name[self._history.find(name)]]
         while (parent := found[-1].parent) is not None:
-            found.append(by_name[parent])
+            found.append(by_name[self._history.find(parent)])
         return found
 
     def diff(self, before: str, after: str) -> DatasetDiff:

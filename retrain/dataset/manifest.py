@@ -98,6 +98,10 @@ def read_version(stored: Stored, segments: Iterable[bytes]) -> DatasetVersion:
             raise BadInput(f"Manifest segment {name} of {stored.header.name} is damaged: it has other bytes.")
         items.update((item.image, item) for item in _ITEM.decode_lines(data))
     head = stored.header
+    if len(items) != head.images:
+        raise BadInput(
+            f"The header of {head.name} says {head.images} images, its segments have {len(items)}."
+        )
     version = DatasetVersion(
         name=head.name,
         description=head.description,

@@ -8,6 +8,7 @@ from pathlib import Path
 from retrain.dataset.disk import link
 from retrain.dataset.version import DatasetItem
 from retrain.errors import BadInput
+from retrain.storage.digests import file_digest
 from retrain.storage.pack_reader import PackReader
 from retrain.storage.packs import pack_file_name, write_packs
 
@@ -68,8 +69,11 @@ def names_in(pack: Path) -> list[str]:
 
 
 def _is_kept(pack: Path, members: Iterable[DatasetItem], packs: int) -> bool:
+    if packs > 1 and pack.stat().st_size < _WORTH_KEEPING:
+        return False
     whole = {item.file_name for item in members} == set(names_in(pack))
-    return whole and (packs == 1 or pack.stat().st_size >= _WORTH_KEEPING)
+    # Before the version is tagged: one with a damaged pack would stay for good.
+    return whole and file_digest(pack) == pack.stem
 
 
 def _parts(loose: Mapping[str, Path]) -> Iterator[list[tuple[str, bytes]]]:

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from retrain.dataset.disk import link, write_durably
+from retrain.dataset.disk import show, write_durably
 from retrain.dataset.dvc_repository import DvcRepository
 from retrain.dataset.history import HEADER, MANIFEST, PACKS, History, commit_subject
 from retrain.dataset.manifest import Stored, new_segments
@@ -58,8 +58,8 @@ class Publisher:
             target, arrived = folder / pack_file_name(pack), self._incoming / pack_file_name(pack)
             if arrived.exists():
                 arrived.replace(target)
-            elif not target.exists():
-                link(self._history.find_pack(pack), target)
+            else:
+                show(self._history.find_pack(pack), target)
 
     def _arrange_manifest(self, version: DatasetVersion) -> None:
         """Make the folder show exactly this version's header and segments."""
@@ -73,8 +73,8 @@ class Publisher:
             target = folder / f"{name}.jsonl"
             if name in new:
                 write_durably(target, new[name])
-            elif parent is not None and not target.exists():
-                link(self._history.segment_file(parent.name, name), target)
+            elif parent is not None:
+                show(self._history.segment_file(parent.name, name), target)
         write_durably(self._folder / HEADER, Stored(version.header, version.digest, names).to_bytes())
 
 

@@ -37,14 +37,17 @@ class Transfer:
 
     def push(self) -> None:
         self._run.dvc("push")
-        self._require_in_sync()
+        # What only the remote has is no concern of a clone that pulled a part.
+        self._require_in_sync(tolerated="deleted")
 
     def fetch(self) -> None:
         self._run.dvc("fetch")
-        self._require_in_sync()
+        # Versions that were made here and not pushed yet.
+        self._require_in_sync(tolerated="new")
 
-    def _require_in_sync(self) -> None:
-        if differing := json.loads(self._run.dvc("status", "--cloud", "--json") or "{}"):
+    def _require_in_sync(self, tolerated: str) -> None:
+        states = json.loads(self._run.dvc("status", "--cloud", "--json") or "{}")
+        if differing := {name: state for name, state in states.items() if state != tolerated}:
             name, state = min(differing.items())
             where = "on the remote" if state == "new" else "on this machine"
             raise PostConditionFailed(f"{len(differing)} files are still not {where}, first {name}.")

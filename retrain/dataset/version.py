@@ -162,6 +162,10 @@ def canonical_line(value: Mapping[str, Any]) -> bytes:
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return text.encode() + b"\n"
+    except RecursionError as e:
+        raise BadInput(
+            "Only plain JSON values can be kept with an image, got one that is nested too deep."
+        ) from e
     except (TypeError, ValueError) as e:
         raise BadInput(f"Only plain JSON values can be kept with an image, got {value!r}: {e}.") from e
 
