@@ -32,12 +32,12 @@ from rich.table import Table
 
 from retrain.data_collection.collector import DataCollectionService
 from retrain.data_collection.likeness import LikenessIndex
-from retrain.duplicates.near_duplicates import NearDuplicateRule
 from retrain.data_collection.queue import DataCollectionQueue, SpoolLimits
 from retrain.data_collection.spool.offer import Offer, encode_offer
 from retrain.data_collection.store.drainer import Drainer
 from retrain.data_collection.store.intake import Intake
 from retrain.data_collection.store.samples import SampleStore
+from retrain.duplicates.near_duplicates import NearDuplicateRule
 from retrain.storage.local_blobs import LocalBlobs
 from retrain.storage.s3_blobs import S3Blobs
 from retrain.storage.state import open_state

@@ -121,6 +121,9 @@ def measure(folder: Path, count: int) -> dict[str, Any]:
                 before = bytes_below(folder / "server" / who)
                 times[name][who] = step()
                 moved[name][who] = bytes_below(folder / "server" / who) - before
+        times["+1 % and its push"] = {
+            who: times["+1 %"][who] + times["push +1 %"][who] for who in ("ours", "plain")
+        }
         return {
             "images": count,
             "image_bytes": sizes,
@@ -351,10 +354,9 @@ def s3_server(folder: Path) -> Iterator[str]:
         "--config",
         "",
     ]
-    plain = {
-        name: "when_required"
-        for name in ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION")
-    }
+    plain = dict.fromkeys(
+        ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"), "when_required"
+    )
     os.environ |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, **plain}
     server = subprocess.Popen([rclone, "serve", "s3", str(folder), *options], stderr=subprocess.DEVNULL)
     try:
@@ -474,7 +476,8 @@ def show(result: Mapping[str, Any]) -> None:
             f"{one['moved']['push +1 %']['ours']} and {one['moved']['push +1 %']['plain']}; manifest: "
             f"{manifest['seconds']:.2f} s, {manifest['peak_mb']:.0f} MB for {manifest['images']} images with "
             f"{manifest['objects']} objects; reading: {one['reading']['packs_per_s']:.0f} images/s from packs, "
-            f"{one['reading']['files_per_s']:.0f} from files; DVC's start-up {one['seconds']['start-up']['plain']:.1f} s"
+            f"{one['reading']['files_per_s']:.0f} from files; "
+            f"DVC's start-up {one['seconds']['start-up']['plain']:.1f} s"
         )
     table = Table("target", "measured", "asked", "")
     for name, one in result["targets"].items():

@@ -1,8 +1,10 @@
 """What adding an image to a draft means: new, known already, relabelled, or not acceptable."""
 
+import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -49,10 +51,11 @@ class Additions:
         relabel: bool,
         forgotten: Mapping[str, str] | None = None,
         gold: Collection[str] = (),
+        left_out: Collection[str] = (),
     ) -> None:
         self._draft, self._relabel = draft, relabel
         self._forgotten, self._gold = forgotten or {}, gold
-        self._known = dict(known)
+        self._known, self._left_out = dict(known), set(left_out)
         self._splits = {item.group: item.split for item in self._known.values() if item.split}
         self.items: dict[str, DatasetItem] = {}
         self.added: list[str] = []
@@ -87,20 +90,27 @@ class Additions:
             height=image.height,
             objects=self._objects(image, annotations, before),
             split=self._split(image.digest, group, split, before),
-            group=before.group if before else group or image.digest,
+            group=_group(image.digest, group, before),
             source=source,
             metadata=json.loads(canonical_line(metadata)),
         )
         _require_storable(item)
         if before is None:
             self.added.append(image.digest)
-        elif item.labels == before.labels:
+        elif item.labels == before.labels and image.digest in self._left_out:
+            item = before
+            self.added.append(image.digest)
+        elif item.labels == before.labels and item.group == before.group:
             self.unchanged.append(image.digest)
             return False
+        elif item.labels == before.labels:
+            item = msgspec.structs.replace(before, group=item.group, split=item.split)
+            self.unchanged.append(image.digest)
         else:
             self._require_relabelling(image.digest)
             self.relabelled.append(image.digest)
         self._known[item.image] = self.items[item.image] = item
+        self._left_out.discard(item.image)
         if item.split:
             self._splits.setdefault(item.group, item.split)
         return before is None
@@ -163,6 +173,12 @@ class Additions:
         return tuple(LabelledObject(name, index, (b[0], b[1], b[2], b[3])) for name, index, b in rows)
 
 
+def _group(image: str, wanted: str | None, before: DatasetItem | None) -> str:
+    """Its group; an image that was by itself joins the one that is named now."""
+    known = before.group if before else image
+    return wanted if wanted and known == image else known
+
+
 def in_packs(items: Mapping[str, DatasetItem], packs: Mapping[str, str]) -> dict[str, DatasetItem]:
     """The items with the packs (image → pack) filled in."""
     return {
@@ -190,12 +206,22 @@ def _object_ids(annotations: Annotations, image: str, before: tuple[LabelledObje
             if not ids[new] and old not in taken:
                 ids[new] = before[old].id
                 taken.add(old)
-    number = max((int(o.id.rpartition("-")[2]) for o in before), default=-1)
+    taken_ids = {*ids, *(o.id for o in before)}
     for index, known in enumerate(ids):
         if not known:
-            number += 1
-            ids[index] = f"{image[:12]}-{number}"
+            ids[index] = _new_id(image, annotations, index, taken_ids)
+            taken_ids.add(ids[index])
     return ids
+
+
+def _new_id(image: str, annotations: Annotations, index: int, taken: Collection[str]) -> str:
+    """From what the object is, so that no later object gets the id of one that was taken out."""
+    said = f"{annotations.classes[index]} {annotations.boxes[index].tolist()}"
+    ids = (
+        f"{image[:12]}-{hashlib.blake2b(f'{said} {number}'.encode(), digest_size=5).hexdigest()}"
+        for number in count()
+    )
+    return next(found for found in ids if found not in taken)
 
 
 def _overlapping(new: FloatArray, old: FloatArray) -> list[tuple[float, int, int]]:

@@ -36,8 +36,8 @@ _GIT_LOCATIONS = (
     "GIT_NAMESPACE",
     "GIT_PREFIX",
 )
-# The checksums that boto adds by default break large objects on servers other than AWS: rclone gives back that of a part
-# for the whole. What arrives is checked by its digest.
+# The checksums that boto adds by default break large objects on servers other than AWS: rclone gives back that of a
+# part for the whole. What arrives is checked by its digest.
 _PLAIN_S3 = {
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",

@@ -15,6 +15,7 @@ from retrain.dataset.duplicates import near_pairs
 from retrain.dataset.history import History
 from retrain.dataset.leaks import LeakReport, find_leaks
 from retrain.dataset.manifest import check_version
+from retrain.dataset.named_labels import with_used_classes
 from retrain.dataset.packing import arrange_packs, names_in
 from retrain.dataset.pictures import Pictures
 from retrain.dataset.splitter import DatasetSplitter
@@ -74,11 +75,11 @@ class Composer:
         )
         if progress is not None:
             progress("comparing pictures", 0, len(new))
-        groups = {image: item.group for image, item in items.items()}
+        groups = _kept_together(items)
         cameras = {image: camera for image, item in items.items() if (camera := camera_of(item.metadata))}
         pairs = near_pairs(new, old, groups=groups, cameras=cameras)
         items = decide_splits(items, pairs, DatasetSplitter(draft.splits, draft.salt))
-        return items, find_leaks(items, pairs, draft.waivers, len(new), known)
+        return items, find_leaks(items, pairs, draft.waivers, known, len(new), len(fresh) - len(new))
 
     def compose(
         self, draft: Draft, waive: str | None, forgotten: Iterable[str] = (), progress: Progress | None = None
@@ -96,10 +97,13 @@ class Composer:
         self._incoming.mkdir(parents=True)
         packs = arrange_packs(items, self._files(draft, items, frozenset(forgotten)), self._incoming)
         items = in_packs(items, packs)
+        classes = draft.classes
+        if draft.learns_classes:
+            classes, items = with_used_classes(classes, items)
         version = DatasetVersion(
             name=draft.name,
             description=draft.description,
-            classes=draft.classes,
+            classes=classes,
             parent=draft.parent,
             parent_digest=draft.parent_digest,
             splits=draft.splits,
@@ -107,6 +111,7 @@ class Composer:
             items=tuple(items[image] for image in sorted(items)),
             waivers=waivers,
             gold=draft.gold,
+            merged=draft.merged,
         )
         return check_version(version, self.parent(draft))
 
@@ -151,3 +156,14 @@ class Composer:
         path = self._history.find_pack(pack)
         names = names_in(path)
         yield from zip((Path(name).stem for name in names), read_pack(path, names), strict=True)
+
+
+def _kept_together(items: Mapping[str, DatasetItem]) -> dict[str, str]:
+    """Image → what surely stays in one split. Of a group that was torn apart by waiver, that is a part of it."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    for item in items.values():
+        splits[item.group].add(item.split)
+    return {
+        image: item.group if len(splits[item.group]) == 1 else f"{item.group}\0{item.split}"
+        for image, item in items.items()
+    }

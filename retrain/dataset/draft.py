@@ -28,6 +28,7 @@ class Draft(msgspec.Struct, frozen=True):
         learns_classes: whether classes that labels name are added to `classes`.
         gold: the version whose test images are its frozen gold test; its own name if it declares a new one.
         waivers: leaks that were accepted where its images come from.
+        merged: the version that was merged into the parent.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Draft(msgspec.Struct, frozen=True):
     inherits: bool = True
     learns_classes: bool = False
     waivers: tuple[Waiver, ...] = ()
+    merged: str | None = None
     nonce: str = msgspec.field(default_factory=_nonce)
 
     @property

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from retrain.dataset.disk import write_durably
+from retrain.dataset.disk import sync_folder, write_durably
 from retrain.dataset.draft import Draft, check_name
 from retrain.dataset.pictures import read_pictures, written_pictures
 from retrain.dataset.version import DatasetItem
@@ -46,6 +46,21 @@ class Drafts:
     def learn_classes(self, draft: Draft) -> None:
         """Store a draft that has more classes than before."""
         write_durably(self._folder(draft.name) / "draft.json", msgspec.json.encode(draft))
+
+    def require_free(self, draft: Draft) -> None:
+        """Make sure that nobody is making another version of this name.
+
+        Raises:
+            Conflict: somebody is. What a killed run of the same began is nobody's.
+        """
+        try:
+            there = self.read(draft.name)
+        except NotFound:
+            return
+        if msgspec.structs.replace(there, nonce=draft.nonce) != draft:
+            raise Conflict(
+                f"A draft {draft.name!r} is in the making; commit it first, or choose another name."
+            )
 
     def read(self, version_id: str) -> Draft:
         """The stored draft.
@@ -116,6 +131,9 @@ class Drafts:
 
     def discard(self, name: str) -> None:
         if (folder := self._folder(name)).exists():
+            # First, so that a killed call leaves no draft with less in it.
+            (folder / "draft.json").unlink(missing_ok=True)
+            sync_folder(folder)
             shutil.rmtree(folder)
 
     def last_change(self, name: str) -> float:

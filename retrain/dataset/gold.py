@@ -9,7 +9,13 @@ from retrain.dataset.version import DatasetItem, DatasetVersion
 def gold_test(version: DatasetVersion, gold: DatasetVersion) -> tuple[DatasetItem, ...]:
     """The test images, with the labels, that a version still has of the version that declared its gold test."""
     known = gold.by_image
-    return tuple(item for item in version.in_split("test") if known.get(item.image) == item)
+    return tuple(
+        item
+        for item in version.in_split("test")
+        # Not the whole item: its pack changes when another image of that pack is forgotten.
+        if (before := known.get(item.image)) is not None
+        and (before.split, before.labels) == (item.split, item.labels)
+    )
 
 
 def rolling_test(version: DatasetVersion, gold: DatasetVersion, since: float) -> tuple[DatasetItem, ...]:

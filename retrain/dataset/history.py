@@ -34,6 +34,7 @@ class VersionInfo:
     created_at: float
     description: str
     parent: str | None
+    merged: str | None
     images: int
     waivers: int
     tags: tuple[str, ...]
@@ -256,6 +257,7 @@ class History:
             tag.created_at,
             head.description,
             head.parent,
+            head.merged,
             head.images,
             len(head.waivers),
             others,

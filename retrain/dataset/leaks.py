@@ -51,11 +51,13 @@ class LeakReport:
         leaks: those that nobody has accepted.
         waived: those that somebody has, with the reason.
         compared: new images whose pictures were compared with all others.
+        not_compared: new images that were not, since they have more than 8 bits per channel.
     """
 
     leaks: tuple[Leak, ...]
     waived: tuple[Waiver, ...]
     compared: int
+    not_compared: int = 0
 
     def to_text(self) -> str:
         """A few lines for a terminal or a log."""
@@ -69,6 +71,10 @@ class LeakReport:
                 f"{image[:12]} ({split})" for image, split in zip(waiver.images, waiver.splits, strict=True)
             )
             lines.append(f"  waived: {a} and {b}: {waiver.reason}")
+        if self.not_compared:
+            lines.append(
+                f"  {self.not_compared} new pictures were not compared: more than 8 bits per channel"
+            )
         return "\n".join(lines)
 
     def accepted(self, reason: str | None) -> tuple[Waiver, ...]:
@@ -91,8 +97,9 @@ def find_leaks(
     items: Mapping[str, DatasetItem],
     pairs: Iterable[NearPair],
     waivers: Sequence[Waiver] = (),
-    compared: int = 0,
     before: Mapping[str, DatasetItem] | None = None,
+    compared: int = 0,
+    not_compared: int = 0,
 ) -> LeakReport:
     """Leaks among the items of a version.
 
@@ -118,9 +125,8 @@ def find_leaks(
         if reason is not None:
             standing.setdefault((leak.kind, leak.images), leak.waived(reason))
     leaks = (leak for leak in found if (leak.kind, leak.images) not in standing)
-    return LeakReport(
-        tuple(sorted(leaks, key=lambda leak: (leak.images, leak.kind))), tuple(standing.values()), compared
-    )
+    ordered = tuple(sorted(leaks, key=lambda leak: (leak.images, leak.kind)))
+    return LeakReport(ordered, tuple(standing.values()), compared, not_compared)
 
 
 def _waived_groups(

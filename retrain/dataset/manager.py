@@ -130,8 +130,11 @@ class DatasetManager:
             if draft.learns_classes:
                 draft = msgspec.structs.replace(draft, classes=new_names(annotations, draft.classes))
             gold = self._gold_images(draft) if relabel else frozenset()
-            known = {**self._composer.base(draft), **self._drafts.items(draft)}
-            additions = Additions(draft, known, relabel, self._forgotten.reasons(), gold)
+            # What was left out comes back as it was: an image's split never changes, nor the gold test's labels.
+            parent = self._composer.parent(draft) if draft.inherits else None
+            known = {**(parent.by_image if parent else {}), **self._drafts.items(draft)}
+            left_out = self._drafts.left_out(draft)
+            additions = Additions(draft, known, relabel, self._forgotten.reasons(), gold, left_out)
             return add_batch(self._drafts, draft, additions, batch, candidates, on_error)
 
     def draft(self, version_id: Draft | str) -> Draft:
@@ -215,7 +218,8 @@ class DatasetManager:
         told = description if description is not None else f"{a} with {b}"
         draft = begin_draft(name, told, first, classes, None, None, None)
         waivers = tuple(dict.fromkeys((*first.waivers, *second.waivers)))
-        return self._commit_items(msgspec.structs.replace(draft, waivers=waivers), items, waive)
+        draft = msgspec.structs.replace(draft, waivers=waivers, merged=second.name)
+        return self._commit_items(draft, items, waive)
 
     def subset(
         self, name: str, of: str, where: str | Sequence[str], description: str | None = None
@@ -274,11 +278,13 @@ class DatasetManager:
         return self._history.log()
 
     def lineage(self, name: str) -> list[VersionInfo]:
-        """A version and those it was made from, newest first."""
-        by_name = {info.name: info for info in self.log()}
-        found = [by_name[self._history.find(name)]]
-        while (parent := found[-1].parent) is not None:
-            found.append(by_name[self._history.find(parent)])
+        """A version and all that it was made from, merged ones too, newest first."""
+        wanted, log = {self._history.find(name)}, self.log()
+        found = []
+        for info in log:
+            if info.name in wanted:
+                found.append(info)
+                wanted |= {self._history.find(one) for one in (info.parent, info.merged) if one is not None}
         return found
 
     def diff(self, before: str, after: str) -> DatasetDiff:
@@ -340,13 +346,14 @@ class DatasetManager:
         Raises:
             Conflict: the name is taken, by a version for good, by a tag unless it may move.
         """
-        target = self._history.find(version)
-        if check_name(name) in self.versions():
-            raise Conflict(f"{name} is a version; a tag needs another name.")
-        commit = self.repository.resolve(f"refs/tags/{target}")
-        self.repository.tag(name, str(commit), move=move)
-        if self._history.find(name) != target:
-            raise Conflict(f"Somebody else moved the tag {name} meanwhile.")
+        with self.repository.locked():
+            target = self._history.find(version)
+            if check_name(name) in self.versions():
+                raise Conflict(f"{name} is a version; a tag needs another name.")
+            commit = self.repository.resolve(f"refs/tags/{target}")
+            self.repository.tag(name, str(commit), move=move)
+            if self._history.find(name) != target:
+                raise Conflict(f"Somebody else moved the tag {name} meanwhile.")
 
     def untag(self, name: str) -> None:
         """Take a tag away. Versions cannot be taken away.
@@ -355,9 +362,10 @@ class DatasetManager:
             NotFound: there is no such tag.
             Conflict: it is a version.
         """
-        if self._history.find(name) == name:
-            raise Conflict(f"{name} is a version, and versions stay for good.")
-        self.repository.delete_tag(name)
+        with self.repository.locked():
+            if self._history.find(name) == name:
+                raise Conflict(f"{name} is a version, and versions stay for good.")
+            self.repository.delete_tag(name)
 
     def checkout(self, name: str) -> DatasetVersion:
         """Show a version in the folder: its header, manifest and packs. The next commit shows the newest again."""
@@ -381,7 +389,8 @@ class DatasetManager:
         Versions that have them keep them (`seen_in`), as they never change; drafts are made without them.
         """
         self.repository.init(self._clock())
-        return self._forgotten.add(images, reason, self._clock())
+        with self.repository.locked():
+            return self._forgotten.add(images, reason, self._clock())
 
     def purge(self, images: Collection[str]) -> Purged:
         """Delete pictures from what was never committed: drafts, and what killed commits left. Versions stay.
@@ -419,10 +428,17 @@ class DatasetManager:
     ) -> DatasetVersion:
         """Commit a draft with items whose bytes are in versions already."""
         gone = self._forgotten.reasons()
+        self.repository.init(self._clock())
         with self.repository.locked():
+            self._drafts.require_free(draft)
             self._begin(draft)
             self._drafts.record(draft, [item for item in items if item.image not in gone])
-            return self.commit(draft, waive)
+            try:
+                return self.commit(draft, waive)
+            except (BadInput, Conflict):
+                # Nobody asked for this draft; a plain commit of its name must not find it.
+                self._drafts.discard(draft.name)
+                raise
 
     def _gold_images(self, draft: Draft) -> frozenset[str]:
         if draft.gold == draft.name:

@@ -113,6 +113,7 @@ def read_version(stored: Stored, segments: Iterable[bytes]) -> DatasetVersion:
         items=tuple(items[image] for image in sorted(items)),
         waivers=head.waivers,
         gold=head.gold,
+        merged=head.merged,
     )
     vars(version)["digest"] = stored.digest  # what the cached property would come to
     return version

@@ -4,7 +4,10 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from retrain.boxes import Annotations
+from retrain.dataset.version import DatasetItem
 from retrain.errors import BadInput
 
 Labels = Annotations | Sequence[Mapping[str, Any]]
@@ -42,3 +45,25 @@ def with_indices(labels: Labels, classes: Sequence[str]) -> Annotations:
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise BadInput(f"has class {one['class']!r}, but the version has {', '.join(classes)}{hint}")
     return Annotations.of([one["box"] for one in labels], [classes.index(one["class"]) for one in labels])
+
+
+def with_used_classes(
+    classes: Sequence[str], items: Mapping[str, DatasetItem]
+) -> tuple[tuple[str, ...], dict[str, DatasetItem]]:
+    """Only the classes that some object has, and the items with their new indices.
+
+    For classes that were learnt: an image that was refused or left out may have been the only one to name a class.
+    """
+    used = sorted({o.class_index for item in items.values() for o in item.objects})
+    if used == list(range(len(classes))):
+        return tuple(classes), dict(items)
+    index_of = {old: new for new, old in enumerate(used)}
+    return tuple(classes[index] for index in used), {
+        image: msgspec.structs.replace(
+            item,
+            objects=tuple(
+                msgspec.structs.replace(o, class_index=index_of[o.class_index]) for o in item.objects
+            ),
+        )
+        for image, item in items.items()
+    }

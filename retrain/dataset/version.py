@@ -93,6 +93,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     images: int
     waivers: tuple[Waiver, ...] = ()
     gold: str | None = None
+    merged: str | None = None
     format: int = FORMAT
 
 
@@ -112,6 +113,8 @@ class DatasetVersion:
     waivers: tuple[Waiver, ...] = ()
     gold: str | None = None
     """The version whose test images are the frozen gold test: their labels never change again."""
+    merged: str | None = None
+    """The version that was merged into the parent."""
 
     @property
     def header(self) -> Header:
@@ -126,6 +129,7 @@ class DatasetVersion:
             images=len(self.items),
             waivers=self.waivers,
             gold=self.gold,
+            merged=self.merged,
         )
 
     def to_manifest(self) -> bytes:

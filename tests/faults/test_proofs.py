@@ -1,7 +1,6 @@
 """A recorded stage whose effect was changed or lost afterwards is found, by stage; the others still hold."""
 
 import json
-import shutil
 
 import pytest
 from sqlalchemy import delete, select, update

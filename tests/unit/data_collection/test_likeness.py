@@ -2,9 +2,9 @@ import pytest
 from sqlalchemy import delete, select
 
 from retrain.data_collection.likeness import LikenessIndex
+from retrain.data_collection.queue import SpoolLimits
 from retrain.duplicates.near_duplicates import NearDuplicateRule
 from retrain.duplicates.perceptual_hash import perceptual_hash
-from retrain.data_collection.queue import SpoolLimits
 from retrain.errors import Unavailable
 from retrain.storage.digests import content_digest
 from retrain.storage.local_blobs import LocalBlobs

@@ -1,4 +1,3 @@
-
 import msgspec
 import pytest
 
@@ -13,7 +12,9 @@ BOX = [1.0, 2.0, 11.0, 12.0]
 
 @pytest.fixture
 def draft():
-    return Draft("v2", "", ("zero", "one", "two"), None, None, {"train": 0.7, "val": 0.2, "test": 0.1}, "", "v1")
+    return Draft(
+        "v2", "", ("zero", "one", "two"), None, None, {"train": 0.7, "val": 0.2, "test": 0.1}, "", "v1"
+    )
 
 
 def candidate(data):
@@ -114,7 +115,22 @@ def test_object_ids_survive_a_correction_and_new_objects_get_new_ones(draft, mak
     )
 
     ids = [o.id for o in again.items[image.digest].objects]
-    assert ids == [before.objects[1].id, f"{image.digest[:12]}-2", before.objects[0].id]
+    assert (ids[0], ids[2]) == (before.objects[1].id, before.objects[0].id)
+    assert ids[1].startswith(f"{image.digest[:12]}-")
+    assert len({*ids, *(o.id for o in before.objects)}) == 3
+
+
+def test_the_id_of_an_object_that_was_taken_out_is_given_to_no_other(draft, make_image):
+    image, first, second = candidate(make_image(1)), [0, 0, 8, 8], [10, 4, 20, 14]
+    known = {}
+    for boxes in ([first, second], [first], [first, [12, 0, 20, 5]]):
+        additions = Additions(draft, known, relabel=True)
+        additions.add(image, Annotations.of(boxes, [0] * len(boxes)), "g", "human", {})
+        known = dict(additions.items)
+        if len(boxes) == 2 and boxes[1] == second:
+            gone = known[image.digest].objects[1].id
+
+    assert gone not in {o.id for o in known[image.digest].objects}
 
 
 def test_an_image_that_would_be_in_two_splits_is_refused(draft, make_item, make_image):
@@ -155,6 +171,8 @@ def test_a_version_with_a_relabelled_item_still_checks_as_one(draft, make_item, 
     additions.add(candidate(make_image(1)), Annotations.empty(), None, "human", {})
 
     assert (
-        msgspec.structs.replace(additions.items[item.image], objects=item.objects, source="seed", metadata=item.metadata)
+        msgspec.structs.replace(
+            additions.items[item.image], objects=item.objects, source="seed", metadata=item.metadata
+        )
         == item
     )

@@ -135,7 +135,11 @@ def test_all_splits_together_are_laid_out_as_ultralytics_reads_them(version, ima
     folder = materialise(version, images_in_memory(range(6)), None, tmp_path)
 
     described = yaml.safe_load((folder / "data.yaml").read_text())
-    assert described == {"train": "images/train", "val": "images/val", "names": {0: "zero", 1: "one", 2: "two"}}
+    assert described == {
+        "train": "images/train",
+        "val": "images/val",
+        "names": {0: "zero", 1: "one", 2: "two"},
+    }
     for split in ("train", "val"):
         for kind, suffixes in (("images", {i.file_name for i in version.in_split(split)}), ("labels", None)):
             names = {path.name for path in (folder / kind / split).iterdir()}

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from retrain.boxes import Detections
-from retrain.duplicates.perceptual_hash import perceptual_hash
 from retrain.data_collection.sample import DataSample, SampleKey
 from retrain.data_collection.store.packs import pack_key
 from retrain.data_collection.store.samples import Arrival, Draw, SampleStore
+from retrain.duplicates.perceptual_hash import perceptual_hash
 from retrain.errors import BadInput, NotFound, StorageFull, Unavailable
 from retrain.storage.digests import content_digest
 from retrain.storage.local_blobs import LocalBlobs
