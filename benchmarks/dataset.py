@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from retrain.boxes import Annotations
-from retrain.dataset.dvc_repository import DvcRepository
 from retrain.dataset.manager import DatasetManager
+from retrain.dataset.repository.dvc_repository import DvcRepository
 from retrain.storage.pack_reader import PackReader
 
 SIDE = 96

@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from retrain.dataset.coverage import camera_of
 from retrain.dataset.formats.labelled import LabelledImage
+from retrain.dataset.measuring.coverage import camera_of
 from retrain.errors import BadInput
 
 _REGEX = "file-regex="

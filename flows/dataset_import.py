@@ -13,9 +13,9 @@ from rich.text import Text
 
 from flows.dataset_grouping import groups_by
 from retrain.boxes import Annotations
-from retrain.dataset.additions import AddReport
-from retrain.dataset.candidates import Progress
-from retrain.dataset.draft import Draft
+from retrain.dataset.drafting.additions import AddReport
+from retrain.dataset.drafting.candidates import Progress
+from retrain.dataset.drafting.draft import Draft
 from retrain.dataset.formats.archives import opened
 from retrain.dataset.formats.labelled import LabelledDataset, LabelledImage
 from retrain.dataset.formats.registry import read_dataset

@@ -9,7 +9,7 @@ from rich.text import Text
 from flows.dataset_import import SourceOptions, add_files, classes_with, reading, show_outcome
 from flows.dataset_place import progress_bar
 from flows.dataset_view import version_line, waiver_lines
-from retrain.dataset.draft import Draft
+from retrain.dataset.drafting.draft import Draft
 from retrain.dataset.manager import DatasetManager
 from retrain.dataset.version import DatasetVersion
 from retrain.errors import Leakage

@@ -7,10 +7,10 @@ from pathlib import Path
 import typer
 
 from flows.dataset_place import progress_bar
-from retrain.dataset.dvc_repository import DvcRepository
 from retrain.dataset.formats.registry import write_dataset
 from retrain.dataset.manager import DatasetManager
-from retrain.dataset.materialise import materialise
+from retrain.dataset.reading.materialise import materialise
+from retrain.dataset.repository.dvc_repository import DvcRepository
 
 
 def export_version(

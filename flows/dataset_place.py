@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from retrain.config import load_config
-from retrain.dataset.candidates import Progress as Report
+from retrain.dataset.drafting.candidates import Progress as Report
 from retrain.dataset.manager import DatasetManager
 from retrain.errors import NotFound
 from tasks.resources import Resources, build_resources

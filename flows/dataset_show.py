@@ -16,9 +16,9 @@ from flows.dataset_view import (
     version_table,
     waiver_lines,
 )
-from retrain.dataset.history import VersionInfo
+from retrain.dataset.history.history import VersionInfo
 from retrain.dataset.manager import DatasetManager
-from retrain.dataset.quality import version_quality
+from retrain.dataset.quality.checks import version_quality
 from retrain.dataset.report.samples import choose_samples
 from retrain.dataset.report.terminal import statistics_view
 from retrain.dataset.stats import dataset_statistics

@@ -8,9 +8,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from retrain.dataset.coverage import camera_of
-from retrain.dataset.history import VersionInfo
-from retrain.dataset.quality_report import SEVERITY, QualityReport
+from retrain.dataset.history.history import VersionInfo
+from retrain.dataset.measuring.coverage import camera_of
+from retrain.dataset.quality.report import SEVERITY, QualityReport
 from retrain.dataset.report.wording import count, counted, percent
 from retrain.dataset.version import DatasetItem, DatasetVersion
 

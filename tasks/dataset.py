@@ -11,11 +11,11 @@ from prefect import get_run_logger, task
 from retrain.annotation.review import StoredAnnotation
 from retrain.data_collection.sample import DataSample
 from retrain.data_collection.triggers.crossings import cycle_samples
-from retrain.dataset.balance import sampling_weights
-from retrain.dataset.candidates import PackedImage
-from retrain.dataset.diff import DatasetDiff
-from retrain.dataset.draft import Draft
-from retrain.dataset.selection import count_selected, write_selection
+from retrain.dataset.comparing.diff import DatasetDiff
+from retrain.dataset.drafting.candidates import PackedImage
+from retrain.dataset.drafting.draft import Draft
+from retrain.dataset.reading.balance import sampling_weights
+from retrain.dataset.reading.selection import count_selected, write_selection
 from retrain.dataset.version import DatasetItem, DatasetVersion
 from retrain.errors import BadInput, Conflict
 from tasks.cycle import CycleWork

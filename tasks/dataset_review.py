@@ -5,7 +5,7 @@ from itertools import islice
 
 from prefect.artifacts import create_markdown_artifact
 
-from retrain.dataset.diff import DatasetDiff
+from retrain.dataset.comparing.diff import DatasetDiff
 from retrain.dataset.report.markdown import MOST_ROWS, diff_markdown
 from retrain.dataset.report.page import diff_page
 from retrain.dataset.report.samples import choose_samples

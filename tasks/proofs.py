@@ -10,8 +10,8 @@ from retrain.cycle import CycleRecord, StageRecord, read_cycle, required_stages,
 from retrain.data_collection.forgetting.tombstones import deleted_on_purpose
 from retrain.data_collection.sample import SampleKey
 from retrain.data_collection.triggers.crossings import cycle_samples
-from retrain.dataset.materialise import is_complete
-from retrain.dataset.selection import count_selected
+from retrain.dataset.reading.materialise import is_complete
+from retrain.dataset.reading.selection import count_selected
 from retrain.errors import NotFound, PostConditionFailed, RetrainError
 from retrain.evaluation.comparator import Comparison, compare
 from retrain.evaluation.evaluator import Evaluation

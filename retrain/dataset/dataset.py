@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, overload
 
 from retrain.boxes import FloatArray
-from retrain.dataset.balance import sampling_weights
-from retrain.dataset.query import parse_query
+from retrain.dataset.reading.balance import sampling_weights
+from retrain.dataset.reading.query import parse_query
 from retrain.dataset.version import DatasetItem, DatasetVersion
 from retrain.errors import BadInput
 

@@ -7,27 +7,27 @@ from typing import Any, Literal
 
 import msgspec
 
-from retrain.dataset.adding import Batch, add_batch
-from retrain.dataset.additions import Additions, AddReport
-from retrain.dataset.candidates import Progress, Source
-from retrain.dataset.committing import Committer
-from retrain.dataset.composer import Composer
+from retrain.dataset.committing.committer import Committer
+from retrain.dataset.committing.composer import Composer
+from retrain.dataset.committing.leaks import LeakReport
+from retrain.dataset.committing.pictures import Pictures
+from retrain.dataset.committing.publisher import Publisher
+from retrain.dataset.comparing.diff import DatasetDiff, diff_versions
 from retrain.dataset.dataset import Dataset
-from retrain.dataset.derivation import ClassMap, merged_classes, merged_items
-from retrain.dataset.diff import DatasetDiff, diff_versions
-from retrain.dataset.draft import Draft, begin_draft, check_name, derived_draft
-from retrain.dataset.drafts import Drafts
-from retrain.dataset.dvc_repository import DvcRepository
-from retrain.dataset.forgotten import ForgottenImages
-from retrain.dataset.garbage import Cleaner, Garbage
-from retrain.dataset.gold import gold_test, rolling_test
-from retrain.dataset.history import History, VersionInfo
-from retrain.dataset.leaks import LeakReport
-from retrain.dataset.named_labels import Labels, new_names
-from retrain.dataset.pictures import Pictures
-from retrain.dataset.publisher import Publisher
-from retrain.dataset.purging import Purged
-from retrain.dataset.query import parse_query
+from retrain.dataset.drafting.adding import Batch, add_batch
+from retrain.dataset.drafting.additions import Additions, AddReport
+from retrain.dataset.drafting.candidates import Progress, Source
+from retrain.dataset.drafting.draft import Draft, begin_draft, check_name, derived_draft
+from retrain.dataset.drafting.drafts import Drafts
+from retrain.dataset.drafting.named_labels import Labels, new_names
+from retrain.dataset.drafting.purging import Purged
+from retrain.dataset.history.derivation import ClassMap, merged_classes, merged_items
+from retrain.dataset.history.forgotten import ForgottenImages
+from retrain.dataset.history.garbage import Cleaner, Garbage
+from retrain.dataset.history.gold import gold_test, rolling_test
+from retrain.dataset.history.history import History, VersionInfo
+from retrain.dataset.reading.query import parse_query
+from retrain.dataset.repository.dvc_repository import DvcRepository
 from retrain.dataset.version import DatasetItem, DatasetVersion
 from retrain.errors import BadInput, Conflict
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from retrain.boxes import FloatArray, IntArray
-from retrain.dataset.columns import GRID, Columns
-from retrain.dataset.coverage import Coverage, coverage_of
+from retrain.dataset.measuring.columns import GRID, Columns
+from retrain.dataset.measuring.coverage import Coverage, coverage_of
 from retrain.dataset.version import DatasetItem, DatasetVersion
 
 SMALL_BELOW, LARGE_FROM = 32.0**2, 96.0**2

@@ -7,7 +7,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from retrain.boxes import FloatArray
-from retrain.dataset.balance import epoch_sample
+from retrain.dataset.reading.balance import epoch_sample
 
 
 class BalancedSampler(Sampler[int]):

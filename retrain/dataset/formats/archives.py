@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from retrain.dataset.disk import disk_errors, storage_full
+from retrain.dataset.repository.disk import disk_errors, storage_full
 from retrain.errors import BadInput
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")

@@ -11,8 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from retrain.dataset.disk import disk_errors
 from retrain.dataset.formats.labelled import LabelledDataset
+from retrain.dataset.repository.disk import disk_errors
 from retrain.dataset.version import DatasetItem, DatasetVersion
 from retrain.errors import BadInput, PostConditionFailed
 

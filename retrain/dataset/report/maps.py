@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from retrain.dataset.coverage import PlaceCoverage
+from retrain.dataset.measuring.coverage import PlaceCoverage
 from retrain.dataset.report.figures import nothing, text
 from retrain.dataset.report.wording import count, counted, shortened
 

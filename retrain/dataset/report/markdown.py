@@ -1,6 +1,6 @@
 """A dataset change as Markdown, for a Prefect artifact or a pull request."""
 
-from retrain.dataset.diff import Counts, DatasetDiff
+from retrain.dataset.comparing.diff import Counts, DatasetDiff
 from retrain.dataset.report.wording import change, count, findings, shortened, summary
 from retrain.dataset.version import Waiver
 

@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from retrain.dataset.diff import Counts, DatasetDiff
+from retrain.dataset.comparing.diff import Counts, DatasetDiff
 from retrain.dataset.report import figures, maps, wording
 from retrain.dataset.report.pictures import drawn, paired
 from retrain.dataset.stats import DatasetStatistics

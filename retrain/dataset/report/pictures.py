@@ -10,8 +10,8 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image, ImageOps
 
-from retrain.dataset.coverage import camera_of
-from retrain.dataset.relabelling import NamedBox, ObjectChange, Relabelling
+from retrain.dataset.comparing.relabelling import NamedBox, ObjectChange, Relabelling
+from retrain.dataset.measuring.coverage import camera_of
 from retrain.dataset.report.wording import shortened
 from retrain.dataset.version import DatasetItem, DatasetVersion
 from retrain.errors import BadInput

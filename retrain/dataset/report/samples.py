@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from retrain.dataset.coverage import camera_of
+from retrain.dataset.measuring.coverage import camera_of
 from retrain.dataset.version import DatasetItem
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from retrain.dataset.diff import DatasetDiff
+from retrain.dataset.comparing.diff import DatasetDiff
 
 NOT_KNOWN = "not known"
 MINUS = "\u2212"

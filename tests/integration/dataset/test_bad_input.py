@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from retrain.boxes import Annotations
-from retrain.dataset.candidates import PackedImage
+from retrain.dataset.drafting.candidates import PackedImage
 from retrain.dataset.manager import DatasetManager
 from retrain.errors import BadInput, Conflict, NotFound, PostConditionFailed, RetrainError
 from retrain.storage.digests import content_digest
@@ -277,7 +277,8 @@ def test_a_hundred_thousand_boxes_in_one_image_take_seconds_also_when_they_are_c
     corrected = time.monotonic() - started
 
     before, item = (
-        next(item for item in version.items if item.width == 4000) for version in (first, manager.commit(child))
+        next(item for item in version.items if item.width == 4000)
+        for version in (first, manager.commit(child))
     )
     assert len({o.id for o in item.objects}) == COUNT
     assert item.objects[7].id == before.objects[7].id
@@ -472,7 +473,7 @@ def test_a_repository_deleted_under_a_manager_is_said_and_can_be_begun_again(man
 
 
 def test_a_repository_deleted_in_the_middle_of_a_commit_is_said(manager, draft, build, monkeypatch):
-    from retrain.dataset.commands import Commands
+    from retrain.dataset.repository.commands import Commands
 
     build.fill(manager, draft, [70])
     plain = Commands.dvc

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retrain.dataset.dvc_repository import DvcRepository
 from retrain.dataset.manager import DatasetManager
+from retrain.dataset.repository.dvc_repository import DvcRepository
 
 # Kills itself before or after one step of the adapter; the product code has no such hook.
 DRIVER = """
 import os, shutil, signal, sys, threading
 from pathlib import Path
-import retrain.dataset.composer as composer
-from retrain.dataset.publisher import Publisher
-from retrain.dataset.commands import Commands
-from retrain.dataset.drafts import Drafts
+import retrain.dataset.committing.composer as composer
+from retrain.dataset.committing.publisher import Publisher
+from retrain.dataset.repository.commands import Commands
+from retrain.dataset.drafting.drafts import Drafts
 from retrain.dataset.manager import DatasetManager
 
 folder, point = sys.argv[1:]
@@ -172,7 +172,7 @@ def test_two_processes_that_commit_the_same_draft_at_once_make_one_version(manag
 
 
 def test_making_the_repository_may_be_killed_too(tmp_path, build):
-    code = "import os, signal, sys; import retrain.dataset.dvc_repository as module;"
+    code = "import os, signal, sys; import retrain.dataset.repository.dvc_repository as module;"
     code += "module.write_durably = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
     code += "module.DvcRepository(module.Path(sys.argv[1])).init(0.0)"
     died = subprocess.run([sys.executable, "-c", code, str(tmp_path / "new")])
@@ -188,12 +188,12 @@ def test_making_the_repository_may_be_killed_too(tmp_path, build):
 STEPS_DRIVER = (
     DRIVER.split("left_locks", maxsplit=1)[0].rpartition("def ")[0]
     + """
-import retrain.dataset.adding as adding
-import retrain.dataset.dvc_repository as repository
-import retrain.dataset.folder_lock as folder_lock
+import retrain.dataset.drafting.adding as adding
+import retrain.dataset.repository.dvc_repository as repository
+import retrain.dataset.repository.folder_lock as folder_lock
 from retrain.boxes import Annotations
-from retrain.dataset.pictures import Pictures
-from retrain.dataset.transfer import Transfer
+from retrain.dataset.committing.pictures import Pictures
+from retrain.dataset.repository.transfer import Transfer
 
 is_git = lambda word, part="": lambda args: word in args and any(part in str(a) for a in args)
 is_dvc = lambda *words: lambda args: tuple(args[1 : 1 + len(words)]) == words

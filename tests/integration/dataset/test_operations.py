@@ -18,10 +18,10 @@ import pytest
 from PIL import Image
 
 from retrain.boxes import Annotations
-from retrain.dataset.commands import Commands
-from retrain.dataset.dvc_repository import DvcRepository
 from retrain.dataset.manager import DatasetManager
-from retrain.dataset.materialise import materialise
+from retrain.dataset.reading.materialise import materialise
+from retrain.dataset.repository.commands import Commands
+from retrain.dataset.repository.dvc_repository import DvcRepository
 from retrain.errors import BadInput, Conflict, Leakage, NotFound, RetrainError, StorageFull
 from retrain.storage.digests import content_digest
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from retrain.dataset.dvc_repository import DvcRepository
 from retrain.dataset.manager import DatasetManager
+from retrain.dataset.repository.dvc_repository import DvcRepository
 from retrain.errors import Conflict, NotFound, Unavailable
 
 

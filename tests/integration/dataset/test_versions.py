@@ -4,7 +4,7 @@ import pytest
 
 from retrain.boxes import Annotations
 from retrain.dataset.manager import DatasetManager
-from retrain.dataset.materialise import materialise
+from retrain.dataset.reading.materialise import materialise
 from retrain.errors import BadInput, Conflict, NotFound, PostConditionFailed
 from retrain.storage.digests import content_digest
 

@@ -11,9 +11,9 @@ from flows.forget_command import apply_retention, forget
 from retrain.boxes import Annotations
 from retrain.config import RetrainConfig
 from retrain.data_collection.forgetting.retention import RetentionPolicy
-from retrain.dataset.dvc_repository import DvcRepository
+from retrain.dataset.committing.publisher import Publisher
 from retrain.dataset.manager import DatasetManager
-from retrain.dataset.publisher import Publisher
+from retrain.dataset.repository.dvc_repository import DvcRepository
 from retrain.errors import Active, BadInput, Conflict, NotFound
 from retrain.storage.digests import content_digest
 from retrain.storage.schema import samples

@@ -9,9 +9,9 @@ from retrain.boxes import Annotations, Detections
 from retrain.config import RetrainConfig
 from retrain.cycle import open_cycle
 from retrain.data_collection.triggers.crossings import select_samples
-from retrain.dataset.balance import sampling_weights
 from retrain.dataset.manager import DatasetManager
-from retrain.dataset.materialise import materialise
+from retrain.dataset.reading.balance import sampling_weights
+from retrain.dataset.reading.materialise import materialise
 from retrain.errors import BadInput, NotFound
 from retrain.storage.digests import content_digest
 from retrain.storage.leases import LeaseManager

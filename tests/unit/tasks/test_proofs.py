@@ -8,8 +8,8 @@ from retrain.data_collection.collector import DataCollectionService
 from retrain.data_collection.forgetting.eraser import Eraser
 from retrain.data_collection.forgetting.retention import RetentionPolicy, retain
 from retrain.data_collection.triggers.crossings import select_samples
-from retrain.dataset.materialise import materialise
-from retrain.dataset.selection import write_selection
+from retrain.dataset.reading.materialise import materialise
+from retrain.dataset.reading.selection import write_selection
 from retrain.storage.leases import LeaseManager
 from retrain.storage.schema import cycles, samples
 from tasks.proofs import prove_cycle

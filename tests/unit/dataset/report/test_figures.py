@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retrain.dataset.coverage import PlaceCoverage
+from retrain.dataset.measuring.coverage import PlaceCoverage
 from retrain.dataset.report.figures import Column, column_chart, days, histogram, hours
 from retrain.dataset.report.maps import NUMBERED, co_occurrence, heat, place_map
 from retrain.dataset.stats import Histogram

@@ -1,6 +1,6 @@
 import msgspec
 
-from retrain.dataset.diff import diff_versions
+from retrain.dataset.comparing.diff import diff_versions
 from retrain.dataset.report.markdown import MOST_ROWS, diff_markdown
 from retrain.dataset.version import Waiver
 

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 import msgspec
 import pytest
 
-from retrain.dataset.diff import diff_versions
+from retrain.dataset.comparing.diff import diff_versions
 from retrain.dataset.report.page import diff_page, stats_page
 from retrain.dataset.stats import dataset_statistics
 from retrain.dataset.version import Waiver

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retrain.dataset.diff import diff_versions
+from retrain.dataset.comparing.diff import diff_versions
 from retrain.dataset.report.pictures import LONGEST_SIDE, MOST_BOXES, colour, drawn, paired, thumbnail
 from retrain.dataset.version import LabelledObject
 from retrain.errors import BadInput

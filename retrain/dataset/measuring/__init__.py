@@ -1,0 +1,1 @@
+"""Columns and coverage that statistics, checks and queries share."""

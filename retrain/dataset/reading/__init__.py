@@ -1,0 +1,1 @@
+"""Which images of a version, and laid out how."""
