@@ -11,6 +11,7 @@ QUOTED = {
     "collection": "README.md",
     "near_duplicates": "docs/measured.md",
     "estimator": "docs/measured.md",
+    "dataset": "docs/measured.md",
 }
 
 
