@@ -5,7 +5,8 @@
 Every step is a process of its own, started cold, Retrain's and plain DVC's alternating; the S3 server is a real one on
 loopback (rclone over a folder), whose folder says how many bytes a push moved. Plain DVC gets the setting that favours
 it (hard links). What plain DVC does not do at all (decode every image, check labels, look for leaks, read back what it
-stored) is part of Retrain's times. The projection to 600 k images is a straight line through the two measured sizes, without the first version.
+stored) is part of Retrain's times. The projection to 600 k images is a straight
+line through the two measured sizes, without the first version.
 """
 
 import argparse

@@ -85,8 +85,8 @@ def near_pairs(
     the other way round, and a leak between splits exists whichever image came first. Give all images as `new`
     and none as `known` for every pair of a dataset.
 
-    All hashes are compared, but of each image in `new` only the `rule.max_candidates` nearest others, as it is and
-    mirrored together, are considered; where there are more (long recordings of a fixed camera, which belong into
+    All hashes are compared, but of each image in `new` only the `rule.max_candidates` nearest of those that it was not
+    compared with yet, as it is and mirrored together, are considered; where there are more (long recordings of a fixed camera, which belong into
     one group anyway) a warning says for how many images.
 
     Args:
@@ -158,7 +158,9 @@ def _candidates(
     for start in range(0, asked, _BLOCK):
         block = pictures[start : min(start + _BLOCK, asked)]
         turned = [picture.mirrored for picture in block] if rule.mirrored else []
-        near = hashes_within(p, d, [*block, *turned], rule.max_distance)
+        # What came before has met these already.
+        found = hashes_within(p[start:], d[start:], [*block, *turned], rule.max_distance)
+        near = [(places + start, distances) for places, distances in found]
         for offset in range(len(block)):
             nearest = _nearest(start + offset, near[offset :: len(block)], groups)
             crowded += len(nearest) > rule.max_candidates
