@@ -85,9 +85,9 @@ def near_pairs(
     the other way round, and a leak between splits exists whichever image came first. Give all images as `new`
     and none as `known` for every pair of a dataset.
 
-    All hashes are compared, but of each image in `new` only the `rule.max_candidates` nearest of those that it was not
-    compared with yet, as it is and mirrored together, are considered; where there are more (long recordings of a fixed camera, which belong into
-    one group anyway) a warning says for how many images.
+    All hashes are compared, but of each image in `new` only the `rule.max_candidates` nearest of those that it was
+    not compared with yet, as it is and mirrored together, are considered; where there are more (long recordings of a
+    fixed camera, which belong into one group anyway) a warning says for how many images.
 
     Args:
         new: image digest → hash; an image that is also in `known` counts as new.
