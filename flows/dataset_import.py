@@ -24,7 +24,7 @@ from retrain.dataset.report.wording import counted
 from retrain.errors import BadInput
 
 _SHOWN = 20
-_OPTIONS = {"relabel=True": "--relabel", "gold=": "--gold"}
+_OPTIONS = {"relabel=True": "--relabel", "gold=": "--gold", "cannot be added": "--on-error skip"}
 
 
 @dataclass(frozen=True)

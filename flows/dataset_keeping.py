@@ -33,6 +33,7 @@ def untag(
     from flows.dataset_place import existing_datasets
 
     existing_datasets(path, config).untag(name)
+    typer.echo(f"{name} is no name of a version any more")
 
 
 def gc(

@@ -124,7 +124,7 @@ def _digest_of(text: str) -> str:
         return content_digest(Path(text).read_bytes())
     except FileNotFoundError as e:
         raise NotFound(
-            f"{text!r} is no image: give a digest (64 hex characters, or the first 8 or more) or a file."
+            f"There is no file {text!r}: give a digest (64 hex characters, or the first 8 or more) or a file."
         ) from e
 
 

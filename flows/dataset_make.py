@@ -41,10 +41,9 @@ def create(manager: DatasetManager, options: VersionOptions, console: Console) -
     start = f"from {draft.parent}" if draft.parent else "empty"
     shares = ", ".join(f"{split} {share:g}" for split, share in draft.splits.items())
     _say(console, f"draft {draft.name}, {start}: classes {', '.join(draft.classes)}; {shares}")
-    _say(
-        console,
-        f"`retrain dataset add {draft.name} SOURCE` adds images, `retrain dataset commit {draft.name}` ends it",
-    )
+    place = f"--path {manager.repository.folder}"
+    _say(console, f"`retrain dataset add {draft.name} SOURCE {place}` adds images")
+    _say(console, f"`retrain dataset commit {draft.name} {place}` ends it")
 
 
 def add(manager: DatasetManager, name: str, source: SourceOptions, console: Console) -> None:
@@ -65,7 +64,9 @@ def commit(manager: DatasetManager, name: str, waive: str | None, console: Conso
         with progress_bar() as progress:
             version = manager.commit(name, waive, progress)
     except Leakage as e:
-        raise Leakage(f"{e} Here: `retrain dataset commit {name} --waive REASON`; the draft is kept.") from e
+        place = f"--path {manager.repository.folder}"
+        said = f"Here: `retrain dataset commit {name} --waive REASON {place}`; the draft is kept."
+        raise Leakage(f"{e} {said}") from e
     show_made(manager, version, console)
     return version
 
@@ -85,6 +86,8 @@ def import_files(
         draft = _begin(
             manager, options, classes, options.description or f"from {source.source.resolve().name}"
         )
+        start = f"starts from {parent}; --parent names another" if parent else "starts empty"
+        _say(console, f"{options.name} in {manager.repository.folder} {start}")
         outcome = add_files(manager, draft, found, source, progress)
     show_outcome(outcome, source, console)
     return commit(manager, options.name, waive, console)
@@ -119,11 +122,10 @@ def _begin(
 def _parent(manager: DatasetManager, options: VersionOptions) -> str | None:
     if options.parent is not None:
         return None if options.parent == _NO_PARENT else options.parent
-    versions = manager.versions()
-    if options.name in versions:
+    if options.name in manager.versions():
         # Imported once more: it must come out as it is, not as a child of itself.
         return manager.get_version(options.name).parent
-    return versions[-1] if versions else None
+    return manager.newest()
 
 
 def _say(console: Console, said: str) -> None:

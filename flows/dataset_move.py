@@ -69,5 +69,6 @@ def clone_history(source: str, folder: Path) -> None:
     """Git's part; DVC's is pulled."""
     cloned = DatasetManager(DvcRepository.clone(source, folder).folder)
     typer.echo(
-        f"{folder} has the history of {len(cloned.versions())} versions; `retrain dataset pull` brings the data"
+        f"{folder} has the history of {len(cloned.versions())} versions; "
+        f"`retrain dataset pull --path {folder}` brings the data"
     )

@@ -124,7 +124,8 @@ def show_verified(manager: DatasetManager, name: str | None) -> None:
             if name is not None and isinstance(problem, NotFound):
                 raise
             damaged.append(one)
-            console.print(Text(f"{one} is damaged\n{problem}", style="red"))
+            state = "is not all here" if "not on this machine" in str(problem) else "is damaged"
+            console.print(Text(f"{one} {state}\n{problem}", style="red"))
         else:
             console.print(Text(f"{one} is whole: {version_line(version).partition(': ')[2]}"))
     if damaged:

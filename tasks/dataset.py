@@ -46,7 +46,7 @@ def plan_cycle(work: CycleWork) -> Mapping[str, Any]:
             "champion_version": champion.version,
             # What the champion learnt from; everything newer is new to it, also labels of cycles that kept it.
             "known_version": resources.releases.open(champion.digest).lineage.dataset_version,
-            "parent_version": versions[-1],
+            "parent_version": resources.datasets.newest(),
             "version": next_version(versions),
             "planned_at": time.time(),
         }

@@ -226,6 +226,8 @@ class DatasetManager:
     ) -> DatasetVersion:
         """A version with only the images that meet all conditions, such as `camera=north*`; see `query.py`.
 
+        It stands beside the line of versions: the next one starts from it only if it is named as parent.
+
         Raises:
             BadInput: a condition cannot be understood, or no image meets them.
         """
@@ -235,7 +237,7 @@ class DatasetManager:
         if not items:
             raise BadInput(f"No image of {of} meets {query.text}.")
         told = description if description is not None else f"{of} where {query.text}"
-        return self._commit_items(derived_draft(name, told, version, version), items)
+        return self._commit_items(derived_draft(name, told, version, version, is_aside=True), items)
 
     def split(self, of: str, parts: Mapping[str, str | Sequence[str]]) -> dict[str, DatasetVersion]:
         """Several versions of one, a query for each; an image may be in any number of them.
@@ -250,9 +252,9 @@ class DatasetManager:
 
         Nothing is rewritten: the versions between stay.
         """
-        old, newest = self.get_version(to), self.get_version(self.versions()[-1])
+        old, newest = self.get_version(to), self.get_version(self.newest() or to)
         told = description if description is not None else f"back to {to}"
-        return self._commit_items(derived_draft(name, told, newest, old), old.items)
+        return self._commit_items(derived_draft(name, told, newest, old, is_aside=False), old.items)
 
     # Reading
 
@@ -272,6 +274,11 @@ class DatasetManager:
     def versions(self) -> list[str]:
         """Names of all committed versions, oldest first."""
         return self._history.names()
+
+    def newest(self) -> str | None:
+        """The version that the next one starts from: the newest that is not beside the line, as subsets are."""
+        names = reversed(self.versions())
+        return next((name for name in names if not self._history.stored(name).header.is_aside), None)
 
     def log(self) -> list[VersionInfo]:
         """All committed versions, newest first."""

@@ -94,6 +94,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     waivers: tuple[Waiver, ...] = ()
     gold: str | None = None
     merged: str | None = None
+    is_aside: bool = False
     format: int = FORMAT
 
 
@@ -115,6 +116,8 @@ class DatasetVersion:
     """The version whose test images are the frozen gold test: their labels never change again."""
     merged: str | None = None
     """The version that was merged into the parent."""
+    is_aside: bool = False
+    """Beside the line of versions, such as a subset: nothing starts from it unless it is named."""
 
     @property
     def header(self) -> Header:
@@ -130,6 +133,7 @@ class DatasetVersion:
             waivers=self.waivers,
             gold=self.gold,
             merged=self.merged,
+            is_aside=self.is_aside,
         )
 
     def to_manifest(self) -> bytes:

@@ -48,9 +48,11 @@ class Committer:
         version = self._composer.compose(draft, waive, forgotten, progress)
         stored = self._publisher.proven(name) if exists else self._publisher.publish(version, now)
         if stored.digest != version.digest:
+            gone = sum(image in stored.by_image for image in forgotten)
+            since = f" {gone} of its images were forgotten since, so it cannot be made again." if gone else ""
             raise Conflict(
                 f"Dataset version {name!r} exists with other content (digest {stored.digest[:12]}, not "
-                f"{version.digest[:12]}). Versions never change; choose a new name."
+                f"{version.digest[:12]}).{since} Versions never change; choose a new name."
             )
         self._finish(draft, stored)
         return stored

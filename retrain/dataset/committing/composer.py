@@ -112,6 +112,7 @@ class Composer:
             waivers=waivers,
             gold=draft.gold,
             merged=draft.merged,
+            is_aside=draft.is_aside,
         )
         return check_version(version, self.parent(draft))
 

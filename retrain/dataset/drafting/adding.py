@@ -122,6 +122,6 @@ def _write(folder: Path, new: Sequence[Candidate]) -> dict[str, str]:
 
 
 def _rejection(rejected: Mapping[str, str], total: int) -> str:
-    shown = [f"{name} {reason}" for name, reason in list(rejected.items())[:10]]
+    shown = [f"{name} {reason.rstrip('.')}" for name, reason in list(rejected.items())[:10]]
     more = [f"and {len(rejected) - len(shown)} more"] if len(rejected) > len(shown) else []
     return f"{len(rejected)} of {total} images cannot be added, so none was: {'; '.join([*shown, *more])}."

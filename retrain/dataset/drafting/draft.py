@@ -29,6 +29,7 @@ class Draft(msgspec.Struct, frozen=True):
         gold: the version whose test images are its frozen gold test; its own name if it declares a new one.
         waivers: leaks that were accepted where its images come from.
         merged: the version that was merged into the parent.
+        is_aside: whether nothing shall start from it unless it is named.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Draft(msgspec.Struct, frozen=True):
     learns_classes: bool = False
     waivers: tuple[Waiver, ...] = ()
     merged: str | None = None
+    is_aside: bool = False
     nonce: str = msgspec.field(default_factory=_nonce)
 
     @property
@@ -86,10 +88,13 @@ def begin_draft(
         gold=gold or (parent.gold if parent and parent.gold else name),
         learns_classes=not names,
         waivers=parent.waivers if parent else (),
+        is_aside=parent.is_aside if parent else False,
     )
 
 
-def derived_draft(name: str, description: str, parent: DatasetVersion, like: DatasetVersion) -> Draft:
+def derived_draft(
+    name: str, description: str, parent: DatasetVersion, like: DatasetVersion, *, is_aside: bool
+) -> Draft:
     """An empty draft that succeeds `parent`, inherits none of its images, and follows the rules of `like`.
 
     Raises:
@@ -106,6 +111,7 @@ def derived_draft(name: str, description: str, parent: DatasetVersion, like: Dat
         gold=like.gold or like.name,
         inherits=False,
         waivers=like.waivers,
+        is_aside=is_aside,
     )
 
 

@@ -25,7 +25,8 @@ def merged_classes(a: DatasetVersion, b: DatasetVersion, class_map: ClassMap | N
             raise BadInput(f"The class map names {unknown[0]!r}, but {b.name} has {', '.join(b.classes)}.")
         if holes := [name for name in b.classes if name not in class_map]:
             raise BadInput(
-                f"The class map says nothing of {', '.join(holes)}; map every class of {b.name}, to null to drop it."
+                f"The class map says nothing of {', '.join(holes)}; map every class of {b.name}, to itself to keep it, "
+                "to null (on the command line to nothing, as in bird=) to drop it."
             )
         if any(name is not None and not name.strip() for name in class_map.values()):
             raise BadInput("The class map maps to an empty name; use null to drop a class.")

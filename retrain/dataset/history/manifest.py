@@ -114,6 +114,7 @@ def read_version(stored: Stored, segments: Iterable[bytes]) -> DatasetVersion:
         waivers=head.waivers,
         gold=head.gold,
         merged=head.merged,
+        is_aside=head.is_aside,
     )
     vars(version)["digest"] = stored.digest  # what the cached property would come to
     return version

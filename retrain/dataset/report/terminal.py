@@ -67,7 +67,12 @@ def _sizes(stats: DatasetStatistics) -> Table:
     sizes, images = stats.boxes.sizes, stats.image_sizes
     for width, height, n in images.most_common[:3]:
         _row(table, "images of", f"{width} x {height}", f"{count(n)}, {percent(n, stats.images)}")
-    _row(table, "image formats", _counts(images.formats), f"{count(images.different)} different sizes")
+    _row(
+        table,
+        "image formats",
+        _counts(images.formats),
+        f"{count(images.different)} size{'' if images.different == 1 else 's'}",
+    )
     for name, n in (("small", sizes.small), ("medium", sizes.medium), ("large", sizes.large)):
         _row(table, f"{name} boxes", count(n), percent(n, stats.objects))
     return table

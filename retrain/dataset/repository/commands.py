@@ -116,6 +116,11 @@ class Commands:
             )
         if _is_full(self._folder):
             return storage_full(self._folder)
+        if "Unable to locate credentials" in said:
+            return Unavailable(
+                f"`{program} {' '.join(arguments[:3])}` found no credentials for the remote of {self._folder}; set "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+            )
         last = " ".join(said.split())[-600:] or f"exit status {done.returncode}"
         return Unavailable(f"`{program} {' '.join(arguments[:3])}` failed in {self._folder}: {last}")
 

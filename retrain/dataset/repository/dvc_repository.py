@@ -6,8 +6,10 @@ DVC tracks; the bytes are in DVC's cache, named by their MD5.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
+from configparser import ConfigParser
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,10 +245,19 @@ class DvcRepository:
             }
 
     def add_remote(self, name: str, url: str, endpoint_url: str | None = None) -> None:
-        """Set where `push` and `pull` go, for every clone. Credentials come from the environment only."""
+        """Set where `push` and `pull` go, for every clone. Credentials come from the environment only.
+
+        Raises:
+            Conflict: the remote of that name is another place.
+        """
         with self.locked():
             self.show_newest()
             place = url if "://" in url else str(Path(url).absolute())
+            if (known := self._remotes().get(name, place)) != place:
+                raise Conflict(
+                    f"Remote {name} of {self.folder} is {known}. Give the new place another name; the last one added "
+                    "is the one that is used."
+                )
             self._run.dvc("remote", "add", "-f", "-d", name, place)
             if endpoint_url is not None:
                 self._run.dvc("remote", "modify", name, "endpointurl", endpoint_url)
@@ -261,6 +272,7 @@ class DvcRepository:
             PostConditionFailed: the remote still lacks something afterwards.
         """
         with self.locked():
+            self._require_remote()
             self._transfer().push()
             if git_remote is not None:
                 # A tag that is no version may move. Versions may not: theirs must be new, or as they are there.
@@ -284,9 +296,29 @@ class DvcRepository:
         """
         with self.locked():
             self._follow()
+            self._require_remote()
             self._transfer(tags).fetch()
             if tags is None:
                 self._run.dvc("checkout", "-f")
+
+    def _require_remote(self) -> None:
+        if self._exists() and not self._remotes():
+            raise NotFound(
+                f"{self.folder} has no remote for its data; set one with `retrain dataset remote add URL`."
+            )
+
+    def _remotes(self) -> dict[str, str]:
+        """Name → place of each remote, from the file: DVC breaks the lines of its list where a terminal is narrow."""
+        config = ConfigParser(interpolation=None)
+        config.read(self.folder / ".dvc" / "config", encoding="utf-8")
+        found = {}
+        for section in config.sections():
+            if section.startswith("'remote "):
+                url = config[section]["url"]
+                # DVC writes folders as seen from its own.
+                place = url if "://" in url else os.path.normpath(self.folder / ".dvc" / url)
+                found[section.split('"')[1]] = place
+        return found
 
     def _follow(self) -> None:
         """Take over the commits and tags of the repository that this one was cloned from."""

@@ -569,3 +569,39 @@ def threading_kill_when(is_so, act):
     thread = threading.Thread(target=watch)
     thread.start()
     return thread
+
+
+def test_the_next_version_starts_from_the_newest_but_not_from_a_subset_or_its_children(manager, build):
+    manager.subset("north", "v1.0.0", "camera=camera-0")
+    assert manager.newest() == "v1.0.0"
+    build.version(manager, "north-2", range(60, 62), parent="north")
+    assert manager.newest() == "v1.0.0"
+
+    build.version(manager, "v1.1.0", range(30, 34), parent="v1.0.0")
+    assert manager.newest() == "v1.1.0"
+    manager.revert("v1.2.0", "v1.0.0")
+
+    assert manager.newest() == "v1.2.0"
+    assert DatasetManager(manager.repository.folder.with_name("none")).newest() is None
+
+
+def test_a_remote_is_asked_for_by_name_and_never_replaced_in_silence(manager, tmp_path):
+    for send in (manager.repository.push, manager.repository.pull):
+        with pytest.raises(
+            NotFound, match="has no remote for its data; set one with `retrain dataset remote add"
+        ):
+            send()
+    manager.repository.add_remote("store", str(tmp_path / "one"))
+    manager.repository.add_remote("store", str(tmp_path / "one"))
+
+    with pytest.raises(Conflict, match=r"Remote store of .* is .*/one\. Give the new place another name"):
+        manager.repository.add_remote("store", str(tmp_path / "two"))
+
+
+def test_a_version_whose_images_were_forgotten_since_says_why_it_cannot_be_made_again(manager, build):
+    image = manager.get_version("v1.0.0").items[0].image
+    build.version(manager, "v1.1.0", range(30, 34), parent="v1.0.0")
+    manager.forget([image], "request 7")
+
+    with pytest.raises(Conflict, match=r"1 of its images were forgotten since, so it cannot be made again"):
+        build.version(manager, "v1.1.0", range(30, 34), parent="v1.0.0")

@@ -90,7 +90,7 @@ def test_an_image_may_be_a_file_and_one_that_nobody_saw_is_said(retrain, models,
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("seen nothing.png", "'nothing.png' is no image"),
+        ("seen nothing.png", "There is no file 'nothing.png'"),
         ("seen 0123456789", "No dataset version has an image 0123456789…"),
         ("forget --reason x", "No image was named"),
         ("forget --where split=test --reason x", "--where and --of belong together"),

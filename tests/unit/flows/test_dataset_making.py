@@ -151,7 +151,7 @@ def test_other_labels_of_a_known_image_need_to_be_wanted(retrain, manager, tmp_p
 
     assert refused.code == 1
     assert "other labels" in refused.err
-    assert refused.err.endswith(" Here: --relabel.\n")
+    assert refused.err.endswith(" Here: --relabel or --on-error skip.\n")
     assert "a: 8 images relabelled" in done.lines
 
 
@@ -174,7 +174,7 @@ def test_a_leak_is_refused_by_name_and_committed_with_a_waiver(retrain, manager,
 
     assert refused.code == 1
     assert all(name in refused.err for name in ("day0-0.png (train)", "day0-1.png (test)"))
-    assert "`retrain dataset commit v1.0.0 --waive REASON`" in refused.err
+    assert f"`retrain dataset commit v1.0.0 --waive REASON --path {manager.repository.folder}`" in refused.err
     assert len(refused.err.splitlines()) == 1
     assert done.code == 0
     assert any(line.startswith("leak waived: ") and line.endswith("as published") for line in done.lines)
@@ -195,7 +195,7 @@ def test_versions_are_made_of_versions(retrain, manager, tmp_path):
     assert manager.get_version("both").objects_by_class() == {"car": 2, "truck": 4}
     assert {item.split for item in manager.get_version("part").items} == {"train"}
     assert manager.get_version("back").by_image.keys() == manager.get_version("a").by_image.keys()
-    assert manager.get_version("back").parent == "part"
+    assert manager.get_version("back").parent == "both"
     assert "part → back:" in back.out
 
 
