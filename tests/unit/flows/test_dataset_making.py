@@ -196,7 +196,7 @@ def test_versions_are_made_of_versions(retrain, manager, tmp_path):
     assert {item.split for item in manager.get_version("part").items} == {"train"}
     assert manager.get_version("back").by_image.keys() == manager.get_version("a").by_image.keys()
     assert manager.get_version("back").parent == "both"
-    assert "part → back:" in back.out
+    assert "both → back:" in back.out
 
 
 @pytest.mark.parametrize(
