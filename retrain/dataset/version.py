@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -98,6 +98,10 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int = FORMAT
 
 
+_TOLD = tuple(name for name in Header.__struct_fields__ if name not in {"images", "format", "splits"})
+"""What a header says that its version says, too."""
+
+
 @dataclass(frozen=True)
 class DatasetVersion:
     """A named, immutable dataset; equal content has an equal `digest`."""
@@ -119,22 +123,16 @@ class DatasetVersion:
     is_aside: bool = False
     """Beside the line of versions, such as a subset: nothing starts from it unless it is named."""
 
+    @classmethod
+    def of(cls, header: Header, items: Iterable[DatasetItem]) -> "DatasetVersion":
+        """The version of a header and its items, sorted by image."""
+        told = {name: getattr(header, name) for name in _TOLD}
+        return cls(**told, splits=dict(header.splits), items=tuple(items))
+
     @property
     def header(self) -> Header:
-        return Header(
-            name=self.name,
-            description=self.description,
-            classes=self.classes,
-            parent=self.parent,
-            parent_digest=self.parent_digest,
-            splits=dict(self.splits),
-            salt=self.salt,
-            images=len(self.items),
-            waivers=self.waivers,
-            gold=self.gold,
-            merged=self.merged,
-            is_aside=self.is_aside,
-        )
+        told = {name: getattr(self, name) for name in _TOLD}
+        return Header(**told, splits=dict(self.splits), images=len(self.items))
 
     def to_manifest(self) -> bytes:
         """Canonical JSON lines: a header, then one line per image."""

@@ -17,7 +17,7 @@ Counts = Mapping[str, tuple[int, int]]
 """Name → number before, number after."""
 UNKNOWN_CAMERA = "(not known)"
 _KEPT_FIELDS = ("source", "group", "pack", "metadata")
-_HEADER_FIELDS = ("description", "parent", "parent_digest", "splits", "salt", "gold")
+_HEADER_FIELDS = ("description", "parent", "parent_digest", "splits", "salt", "gold", "merged", "is_aside")
 
 
 @dataclass(frozen=True)

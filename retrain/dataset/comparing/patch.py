@@ -56,7 +56,7 @@ def apply(change: DatasetPatch, version: DatasetVersion) -> DatasetVersion:
     if change.is_empty:
         return version
     items = _changed(version.by_image, change.removed, change.written)
-    result = _version(version.header if change.header is None else change.header, items.values())
+    result = DatasetVersion.of(change.header or version.header, items.values())
     if result.digest != change.after:
         raise BadInput(
             f"The patch to {version.name} gives digest {result.digest[:12]}, but names {change.after[:12]}: "
@@ -91,18 +91,3 @@ def _changed(
     found = {image: item for image, item in items.items() if image not in gone}
     found |= {item.image: item for item in written}
     return {image: found[image] for image in sorted(found)}
-
-
-def _version(header: Header, items: Iterable[DatasetItem]) -> DatasetVersion:
-    return DatasetVersion(
-        name=header.name,
-        description=header.description,
-        classes=header.classes,
-        parent=header.parent,
-        parent_digest=header.parent_digest,
-        splits=dict(header.splits),
-        salt=header.salt,
-        items=tuple(items),
-        waivers=header.waivers,
-        gold=header.gold,
-    )

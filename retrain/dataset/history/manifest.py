@@ -102,20 +102,8 @@ def read_version(stored: Stored, segments: Iterable[bytes]) -> DatasetVersion:
         raise BadInput(
             f"The header of {head.name} says {head.images} images, its segments have {len(items)}."
         )
-    version = DatasetVersion(
-        name=head.name,
-        description=head.description,
-        classes=head.classes,
-        parent=head.parent,
-        parent_digest=head.parent_digest,
-        splits=checked_fractions(head.splits),
-        salt=head.salt,
-        items=tuple(items[image] for image in sorted(items)),
-        waivers=head.waivers,
-        gold=head.gold,
-        merged=head.merged,
-        is_aside=head.is_aside,
-    )
+    checked_fractions(head.splits)
+    version = DatasetVersion.of(head, (items[image] for image in sorted(items)))
     vars(version)["digest"] = stored.digest  # what the cached property would come to
     return version
 

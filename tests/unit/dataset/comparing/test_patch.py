@@ -51,6 +51,8 @@ versions = st.builds(
     ),
     waivers=st.lists(waivers, max_size=2).map(tuple),
     gold=st.sampled_from([None, "v1.0.0"]),
+    merged=st.sampled_from([None, "v0.9.0"]),
+    is_aside=st.booleans(),
 )
 some = settings(max_examples=50)
 

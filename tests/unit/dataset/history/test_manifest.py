@@ -56,6 +56,9 @@ def versions(draw):
         splits={"train": 0.7, "val": 0.2, "test": 0.1},
         salt="",
         items=tuple(sorted(drawn, key=lambda item: item.image)),
+        gold=draw(st.sampled_from([None, "v0"])),
+        merged=draw(st.sampled_from([None, "other"])),
+        is_aside=draw(st.booleans()),
     )
 
 
