@@ -163,9 +163,9 @@ def test_a_subset_and_its_complement_share_packs_and_a_revert_brings_all_back(fa
     assert not {i.image for i in parts["north"].items} & {i.image for i in parts["south"].items}
     assert all(whole.by_image[item.image] == item for part in parts.values() for item in part.items)
     assert back.items == whole.items
-    assert (back.parent, back.classes) == ("south", whole.classes)
+    assert (back.parent, back.classes) == ("v9", whole.classes)
     assert "none" not in families.versions()
-    assert [info.name for info in families.lineage("v2")] == ["v2", "south", "v1.0.0"]
+    assert families.lineage("v2")[:2] == [info for info in families.log() if info.name in {"v2", "v9"}]
     verify_all(families.repository.folder)
 
 
