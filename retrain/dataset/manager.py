@@ -87,6 +87,7 @@ class DatasetManager:
         Raises:
             BadInput: a name, fraction or class list that cannot be used.
             NotFound: no such parent or gold version.
+            Conflict: the name is a tag.
         """
         base = None if parent is None else self.get_version(parent)
         if gold is not None and gold != name:
@@ -426,6 +427,9 @@ class DatasetManager:
     def _begin(self, draft: Draft) -> Draft:
         self.repository.init(self._clock())
         with self.repository.locked():
+            taken = self.repository.resolve(f"refs/tags/{draft.name}") is not None
+            if taken and draft.name not in self.versions():
+                raise Conflict(f"{draft.name} is a tag already; untag it first, or choose another name.")
             self._drafts.begin(draft)
         self._begun[draft.name] = draft.id
         return draft

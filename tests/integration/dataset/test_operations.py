@@ -605,3 +605,13 @@ def test_a_version_whose_images_were_forgotten_since_says_why_it_cannot_be_made_
 
     with pytest.raises(Conflict, match=r"1 of its images were forgotten since, so it cannot be made again"):
         build.version(manager, "v1.1.0", range(30, 34), parent="v1.0.0")
+
+
+def test_a_name_that_is_a_tag_is_refused_before_any_work(manager):
+    manager.tag("production", "v1.0.0")
+
+    with pytest.raises(Conflict, match="production is a tag already; untag it first"):
+        manager.create_version("production", parent="v1.0.0")
+    manager.untag("production")
+
+    assert manager.create_version("production", parent="v1.0.0").parent == "v1.0.0"
