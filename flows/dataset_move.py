@@ -39,10 +39,12 @@ def lay_out(manager: DatasetManager, name: str, target: Path, split: str | None)
     typer.echo(folder)
 
 
-def add_remote(manager: DatasetManager, name: str, url: str, endpoint_url: str | None) -> None:
+def add_remote(
+    manager: DatasetManager, name: str, url: str, endpoint_url: str | None, *, replace: bool
+) -> None:
     """Also before there is a version."""
     manager.repository.init(time.time())
-    manager.repository.add_remote(name, url, endpoint_url)
+    manager.repository.add_remote(name, url, endpoint_url, replace=replace)
     typer.echo(f"{name} is {url}; `retrain dataset push` sends the versions there")
 
 

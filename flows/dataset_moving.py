@@ -60,6 +60,7 @@ def remote_add(
     url: Annotated[str, typer.Argument(metavar="URL", help="s3://bucket/prefix, or a folder.")],
     endpoint_url: Annotated[str | None, typer.Option(help="Address of a store other than AWS.")] = None,
     name: Annotated[str, typer.Option(help="What DVC calls it.")] = "store",
+    replace: Annotated[bool, typer.Option("--replace", help="Also if it is another place now.")] = False,
     path: given.Folder = None,
     config: given.ConfigFile = None,
 ) -> None:
@@ -67,7 +68,7 @@ def remote_add(
     from flows.dataset_move import add_remote
     from flows.dataset_place import open_datasets
 
-    add_remote(open_datasets(path, config), name, url, endpoint_url)
+    add_remote(open_datasets(path, config), name, url, endpoint_url, replace=replace)
 
 
 def push(

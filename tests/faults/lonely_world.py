@@ -252,6 +252,7 @@ def outcome(resources, cycle):
         "status": cycle.status,
         "labels": cycle.outcome["labels"],
         "left_out": stages["annotate"]["left_out"],
+        "leaking": stages["version"]["left_out"],
         "release": cycle.outcome["release"]["digest"],
         "champion": resources.registry.current("squares", "champion").digest,
         "home": str(resources.home),

@@ -192,7 +192,9 @@ def test_a_cycle_whose_disk_is_full_says_so_and_completes_once_there_is_room(lon
     assert all("StorageFull: No space left in " in message for _, message in failed)
     assert all("free some space, then run the same again." in message for _, message in failed)
     assert last[0] == "Completed"
-    assert lonely["versions"]["v1.1.0"] == 48 + WAITING + 4 - 3
+    # Squares at the same place in two recordings are near-duplicates, and those may be in two splits.
+    assert all(reason.startswith("would leak: ") for reason in lonely["leaking"].values())
+    assert lonely["versions"]["v1.1.0"] == 48 + WAITING + 4 - 3 - len(lonely["leaking"])
 
 
 def test_wherever_the_disk_is_full_while_a_version_is_made_the_error_is_the_same_and_nothing_is_lost(lonely):
@@ -200,7 +202,7 @@ def test_wherever_the_disk_is_full_while_a_version_is_made_the_error_is_the_same
 
     assert {kind for kind, _, _ in met} == {"StorageFull"}
     assert all("free some space, then run the same again." in message for _, message, _ in met)
-    # Among others: the image put aside, the pack, the manifest, and what Git writes.
-    assert {"write_bytes", "disk_errors", "write_durably", "git"} <= {place for _, _, place in met}
+    # The lock, the draft and its batches, and the packs; what Git and DVC do then needs less room than is left.
+    assert {"_acquire", "write_durably", "disk_errors"} <= {place for _, _, place in met}
     assert list(lonely["versions"]) == ["v1.0.0", "v1.1.0", "v1.2.0"]
     assert lonely["versions"]["v1.2.0"] == lonely["versions"]["v1.1.0"] + 6

@@ -244,19 +244,21 @@ class DvcRepository:
                 **json.loads(self._run.dvc("status", "--json") or "{}"),
             }
 
-    def add_remote(self, name: str, url: str, endpoint_url: str | None = None) -> None:
+    def add_remote(
+        self, name: str, url: str, endpoint_url: str | None = None, *, replace: bool = False
+    ) -> None:
         """Set where `push` and `pull` go, for every clone. Credentials come from the environment only.
 
         Raises:
-            Conflict: the remote of that name is another place.
+            Conflict: the remote of that name is another place, and is not to be replaced.
         """
         with self.locked():
             self.show_newest()
             place = url if "://" in url else str(Path(url).absolute())
-            if (known := self._remotes().get(name, place)) != place:
+            if (known := self._remotes().get(name, place)) != place and not replace:
                 raise Conflict(
-                    f"Remote {name} of {self.folder} is {known}. Give the new place another name; the last one added "
-                    "is the one that is used."
+                    f"Remote {name} of {self.folder} is {known}. Replace it (--replace), or give the new place another "
+                    "name; the last one added is the one that is used."
                 )
             self._run.dvc("remote", "add", "-f", "-d", name, place)
             if endpoint_url is not None:

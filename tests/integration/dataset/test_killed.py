@@ -296,7 +296,7 @@ def second_version_folder(first_version_folder, tmp_path_factory):
 def place(second_version_folder, tmp_path):
     shutil.copytree(second_version_folder, tmp_path / "place", symlinks=True)
     folder = tmp_path / "place" / "datasets"
-    DatasetManager(folder).repository.add_remote("store", str(tmp_path / "place" / "store"))
+    DatasetManager(folder).repository.add_remote("store", str(tmp_path / "place" / "store"), replace=True)
     return folder
 
 

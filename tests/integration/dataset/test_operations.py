@@ -594,8 +594,12 @@ def test_a_remote_is_asked_for_by_name_and_never_replaced_in_silence(manager, tm
     manager.repository.add_remote("store", str(tmp_path / "one"))
     manager.repository.add_remote("store", str(tmp_path / "one"))
 
-    with pytest.raises(Conflict, match=r"Remote store of .* is .*/one\. Give the new place another name"):
+    with pytest.raises(Conflict, match=r"Remote store of .* is .*/one\. Replace it \(--replace\)"):
         manager.repository.add_remote("store", str(tmp_path / "two"))
+    manager.repository.add_remote("store", str(tmp_path / "two"), replace=True)
+    manager.repository.push()
+
+    assert (tmp_path / "two").is_dir()
 
 
 def test_a_version_whose_images_were_forgotten_since_says_why_it_cannot_be_made_again(manager, build):
