@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from retrain.dataset.dataset import ImageSource
 from retrain.dataset.formats.checks import (
     FoundBoxes,
     check_size,
@@ -34,7 +35,7 @@ from retrain.dataset.formats.coco_json import (
     optional_count,
     read_note,
 )
-from retrain.dataset.formats.export import ImageSource, arriving, check_read_back, selected
+from retrain.dataset.formats.export import arriving, check_read_back, selected
 from retrain.dataset.formats.labelled import LabelledDataset, LabelledImage, Loss, Problem, labelled_dataset
 from retrain.dataset.formats.tree import Tree
 from retrain.dataset.version import DatasetItem, DatasetVersion, LabelledObject

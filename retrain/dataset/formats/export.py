@@ -4,10 +4,9 @@ import errno
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -17,14 +16,6 @@ from retrain.dataset.version import DatasetItem, DatasetVersion
 from retrain.errors import BadInput, PostConditionFailed
 
 _PLAIN_NAME = re.compile(r"\w[\w.-]*")
-
-
-class ImageSource(Protocol):
-    """Gives the bytes of items; `DatasetManager` is one."""
-
-    def images(
-        self, version: DatasetVersion, items: Iterable[DatasetItem]
-    ) -> Iterator[tuple[DatasetItem, bytes]]: ...
 
 
 def selected(

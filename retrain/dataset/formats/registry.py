@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
+from retrain.dataset.dataset import ImageSource
 from retrain.dataset.formats import coco, folders, voc, yolo
 from retrain.dataset.formats.checks import SPLIT_NAMES
 from retrain.dataset.formats.coco_json import annotation_files, named_files
-from retrain.dataset.formats.export import ImageSource
 from retrain.dataset.formats.labelled import LabelledDataset
 from retrain.dataset.formats.tree import Tree
 from retrain.dataset.formats.yolo_config import CLASS_LIST, config_file, usual_config_file

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from retrain.dataset.dataset import ImageSource
 from retrain.dataset.formats.checks import (
     SPLIT_NAMES,
     FoundBoxes,
@@ -24,7 +25,7 @@ from retrain.dataset.formats.checks import (
     split_of_folders,
     unknown_class,
 )
-from retrain.dataset.formats.export import ImageSource, arriving, check_read_back, selected
+from retrain.dataset.formats.export import arriving, check_read_back, selected
 from retrain.dataset.formats.labelled import LabelledDataset, LabelledImage, Loss, Problem, labelled_dataset
 from retrain.dataset.formats.sidecar import Sidecar, note_of, read_sidecar, write_sidecar
 from retrain.dataset.formats.tree import Tree

@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from retrain.boxes import xyxy_to_yolo, yolo_to_xyxy
+from retrain.dataset.dataset import ImageSource
 from retrain.dataset.formats.checks import (
     FoundBoxes,
     checked_classes,
@@ -28,7 +29,7 @@ from retrain.dataset.formats.checks import (
     unknown_class,
     unused,
 )
-from retrain.dataset.formats.export import ImageSource, arriving, check_read_back, selected
+from retrain.dataset.formats.export import arriving, check_read_back, selected
 from retrain.dataset.formats.labelled import LabelledDataset, LabelledImage, Loss, Problem, labelled_dataset
 from retrain.dataset.formats.sidecar import Sidecar, note_of, read_sidecar, write_sidecar
 from retrain.dataset.formats.tree import Tree
