@@ -23,10 +23,11 @@ from retrain.storage import files
 from retrain.training.checkpoints import CheckpointManager
 from retrain.training.console import quiet
 from retrain.training.data import DetectionData
-from retrain.training.detection_module import DetectionModule, build_model
+from retrain.training.detection_module import DetectionModule
 from retrain.training.early_stopping import EarlyStopping, best_epoch
 from retrain.training.ema import MovingAverage
 from retrain.training.job import TrainingJob
+from retrain.training.model import build_model
 from retrain.training.recorder import EpochRecorder, OnEpoch
 from retrain.training.reproducible import reproducible
 from retrain.training.request import TrainingRequest
