@@ -266,8 +266,8 @@ class Training(Section):
     batch_size: Positive = 16
     epochs: Positive = 100
     learning_rate: Annotated[Number, Field(gt=0)] = 0.002
-    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
-    scheduler: Literal["linear", "cosine"] = "linear"
+    optimizer: Literal["adam", "adamw", "sgd", "musgd"] = "adamw"
+    scheduler: Literal["linear", "cosine", "onecycle", "step", "plateau"] = "linear"
     image_size: Annotated[Integer, Field(ge=32, multiple_of=32)] = 640
     """Side of the square the network sees, in pixels."""
     early_stopping: Switch = True
@@ -277,11 +277,17 @@ class Training(Section):
     flip: Fraction = 0.0
     """Probability of a horizontal flip; 0 where left and right differ in meaning, as for digits."""
     seed: Integer = 0
+    warm_start: Switch = True
+    """A challenger starts from the champion's weights; off: from scratch, with `epochs` and `learning_rate`."""
     fine_tune_epochs: Positive = 20
-    """Epochs of a challenger, which starts from the champion's weights."""
+    """Epochs of a challenger that starts from the champion's weights."""
     fine_tune_learning_rate: Annotated[Number, Field(gt=0)] = 0.001
     replay_fraction: Fraction = 0.5
-    """Share of the older training images mixed in beside the new ones."""
+    """Share of the older training images of each class at each camera that is shown again beside the new ones."""
+    replay_by_class: dict[str, Fraction] = {}
+    """Shares for single classes in place of `replay_fraction`; `no object` means images that show none."""
+    replay_by_camera: dict[str, Fraction] = {}
+    """Shares for single cameras; where a class and its camera both have one, the greater holds."""
 
 
 class Evaluation(Section):

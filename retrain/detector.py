@@ -7,8 +7,10 @@ environment.prepare()
 
 import hashlib
 import json
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from ultralytics.data.augment import LetterBox
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics.nn.tasks import DetectionModel, _SafeLoad
 from ultralytics.utils import nms, ops
 from ultralytics.utils.patches import _image_open
 
@@ -87,8 +89,12 @@ class StoredModel:
         """A float32 model with these weights, on the CPU. The process's random state is left alone."""
         with torch.random.fork_rng(devices=[]):
             try:
-                model = DetectionModel(deepcopy(self.architecture), ch=3, nc=len(self.classes), verbose=False)
-            except (KeyError, IndexError, TypeError, ValueError) as error:
+                with without_code():
+                    model = DetectionModel(
+                        deepcopy(self.architecture), ch=3, nc=len(self.classes), verbose=False
+                    )
+                set_class_width(model, class_width(self.weights))
+            except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
                 raise BadInput(f"The stored architecture cannot be built ({error!r}).") from error
         try:
             model.load_state_dict(self.weights)
@@ -96,6 +102,51 @@ class StoredModel:
             raise BadInput(f"The stored weights do not fit the stored architecture: {error}") from error
         model.names = dict(enumerate(self.classes))
         return model
+
+
+@contextmanager
+def without_code() -> Iterator[None]:
+    """Architectures built inside are data only.
+
+    Ultralytics evaluates their `activation` as Python and takes any name it knows for a layer, except while it loads
+    a checkpoint safely.
+    """
+    was = getattr(_SafeLoad._local, "active", False)
+    _SafeLoad._local.active = True
+    try:
+        yield
+    finally:
+        _SafeLoad._local.active = was
+
+
+def class_width(weights: Mapping[str, torch.Tensor]) -> int:
+    """Channels that the class outputs read.
+
+    Ultralytics makes them as many as there are classes where the layers before give fewer; a model that was fine-tuned
+    for fewer classes keeps them.
+    """
+    outputs = [name for name in weights if re.fullmatch(r"model\.\d+\.cv3\.0\.2\.weight", name)]
+    if len(outputs) != 1 or weights[outputs[0]].ndim != 4:
+        raise BadInput("The weights are not those of a detector: there is no class output.")
+    return int(weights[outputs[0]].shape[1])
+
+
+def set_class_width(model: DetectionModel, width: int) -> None:
+    """Make the class branches that wide, fresh, unless they are."""
+    head = model.model[-1]
+    if head.cv3[0][-1].in_channels == width:
+        return
+    with without_code():
+        # Ultralytics' own sizing, asked with the class count that leads to this width.
+        wide = DetectionModel(deepcopy(model.yaml), ch=3, nc=width, verbose=False).model[-1]
+    for branch in ("cv3", "one2one_cv3"):
+        levels = getattr(head, branch, None)
+        if levels is None:
+            continue
+        for level, fresh in zip(levels, getattr(wide, branch), strict=True):
+            fresh[-1] = torch.nn.Conv2d(fresh[-1].in_channels, level[-1].out_channels, 1)
+        setattr(head, branch, getattr(wide, branch).train(head.training))
+    head.bias_init()
 
 
 class Detector:

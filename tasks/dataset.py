@@ -1,8 +1,10 @@
 """Turns a cycle's labels into a dataset version and lays its images out for training."""
 
+import difflib
 import re
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple, fields
 from functools import partial
 from typing import Any
 
@@ -14,7 +16,9 @@ from retrain.data_collection.triggers.crossings import cycle_samples
 from retrain.dataset.comparing.diff import DatasetDiff
 from retrain.dataset.drafting.candidates import PackedImage
 from retrain.dataset.drafting.draft import Draft
+from retrain.dataset.measuring.coverage import camera_of
 from retrain.dataset.reading.balance import sampling_weights
+from retrain.dataset.reading.replay import ReplayRatios, Stratum, choose_replay
 from retrain.dataset.reading.selection import count_selected, write_selection
 from retrain.dataset.version import DatasetItem, DatasetVersion
 from retrain.errors import BadInput, Conflict
@@ -22,6 +26,9 @@ from tasks.cycle import CycleWork
 from tasks.dataset_review import publish_review
 from tasks.resources import Resources
 from tasks.retrying import RETRYING
+
+_STRATUM = [field.name for field in fields(Stratum)]
+"""Columns of what a layout records of its replay, one row per stratum."""
 
 
 @task(name="plan cycle", timeout_seconds=120, **RETRYING)
@@ -105,21 +112,24 @@ def lay_out(work: CycleWork, version: Mapping[str, Any], known_version: str | No
         datasets, config = work.resources.datasets, work.resources.config
         whole = datasets.get_version(version["name"])
         known = datasets.get_version(known_version).by_image if known_version else {}
-        share = config.training.replay_fraction
         train = whole.in_split("train")
-        new = [item for item in train if item.image not in known]
-        replayed = [item for item in train if item.image in known and _fraction(item.image) < share]
+        settings = config.training
+        ratios = ReplayRatios(settings.replay_fraction, settings.replay_by_class, settings.replay_by_camera)
+        chosen = choose_replay(train, known, whole.classes, ratios)
+        _warn_of_unknown_cameras(ratios, train)
+        new, replayed = chosen.new, chosen.replayed
         if not new and not replayed:
             raise BadInput(
                 f"{whole.name} has no training image that {known_version} has not, and training.replay_fraction "
-                f"{share:g} takes none of the others; raise it."
+                f"{settings.replay_fraction:g} takes none of the others; raise it."
             )
         weights = _weights([*new, *replayed], whole) if config.dataset.balance_classes else None
         parts = [_select(work.resources, whole, part, weights) for part in (new, replayed) if part]
-        val = _select(work.resources, whole, whole.in_split("val"))
+        val = _select(work.resources, whole, whole.in_split("val"), by_camera=True)
         # Read back, packs included, because nothing is looked at again before training has begun.
         counts = {place: count_selected(work.resources.home / place) for place in (*parts, val)}
-        return {"train": parts, "val": val, "images": counts}
+        strata = [list(astuple(stratum)) for stratum in chosen.strata]
+        return {"train": parts, "val": val, "images": counts, "replay": {"columns": _STRATUM, "rows": strata}}
 
     return work.cycle.stage("layout", {"version": version["name"], "known": known_version}, layout)
 
@@ -177,12 +187,15 @@ def _select(
     version: DatasetVersion,
     items: Sequence[DatasetItem],
     weights: Mapping[str, float] | None = None,
+    *,
+    by_camera: bool = False,
 ) -> str:
     """A selection file, named by its content, as seen from the home folder."""
     pack_file = partial(resources.datasets.pack_file, version)
     drawn = None if weights is None else [weights[item.image] for item in items]
     target = resources.home / "cache" / "selections"
-    return str(write_selection(version, items, pack_file, target, drawn).relative_to(resources.home))
+    place = write_selection(version, items, pack_file, target, drawn, by_camera=by_camera)
+    return str(place.relative_to(resources.home))
 
 
 def _weights(items: Sequence[DatasetItem], version: DatasetVersion) -> dict[str, float]:
@@ -191,6 +204,12 @@ def _weights(items: Sequence[DatasetItem], version: DatasetVersion) -> dict[str,
     return {item.image: weight for item, weight in zip(items, weights, strict=True)}
 
 
-def _fraction(digest: str) -> float:
-    """A number in [0, 1) that depends on the image alone, so that the same images are replayed every time."""
-    return int(digest[:8], 16) / 2**32
+def _warn_of_unknown_cameras(ratios: ReplayRatios, items: Sequence[DatasetItem]) -> None:
+    # No error: a camera may be named before its first image is labelled.
+    cameras = {camera for item in items if (camera := camera_of(item.metadata)) is not None}
+    for name in sorted(ratios.by_camera.keys() - cameras):
+        near = difflib.get_close_matches(name, cameras, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        get_run_logger().warning(
+            "training.replay_by_camera names %r, of which there is no training image%s", name, hint
+        )

@@ -30,7 +30,7 @@ def train(
             mixed_precision=settings.mixed_precision,
             gradient_accumulation=settings.gradient_accumulation,
         )
-        request = _request(work, layout, initial_release, str(version["digest"]))
+        request = _request(work, layout, initial_release)
         run = resources.tracker.run_for(f"{work.cycle.id}/train", f"{work.cycle.id} on {version['name']}")
         run.log_params(_loggable(request))
         run.log_dataset(version["name"], version["digest"], str(resources.datasets_path))
@@ -41,19 +41,17 @@ def train(
     return work.cycle.stage("train", inputs, run)
 
 
-def _request(
-    work: CycleWork, layout: Mapping[str, Any], initial_release: str | None, data_digest: str
-) -> dict[str, Any]:
+def _request(work: CycleWork, layout: Mapping[str, Any], initial_release: str | None) -> dict[str, Any]:
     config = work.resources.config
     settings = config.training
-    fresh = initial_release is None
+    start = initial_release if settings.warm_start else None
+    fresh = start is None
     home = work.resources.home
     return {
         "model": settings.model,
         "classes": list(config.model.classes),
         "train_data": [str(home / place) for place in layout["train"]],
         "val_data": str(home / layout["val"]),
-        "data_digest": f"{data_digest}/{config.training.replay_fraction}",
         "epochs": settings.epochs if fresh else settings.fine_tune_epochs,
         "learning_rate": settings.learning_rate if fresh else settings.fine_tune_learning_rate,
         "batch_size": settings.batch_size,
@@ -64,9 +62,7 @@ def _request(
         "sampling": "balanced" if config.dataset.balance_classes else "uniform",
         **_augmentation(config),
         "seed": settings.seed,
-        "initial_weights": None
-        if initial_release is None
-        else str(work.resources.releases.fetch(initial_release)),
+        "initial_weights": None if start is None else str(work.resources.releases.fetch(start)),
     }
 
 

@@ -32,6 +32,7 @@ class SelectedImage(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields
         labels: YOLO text, one line per object: class, centre x, centre y, width, height, these as fractions. It is
             kept as text because that is what a label file holds: training parses both into the same float32.
         weight: how often balanced sampling draws it, relative to the others; above 0.
+        slice: the part of the data that it is scored in apart, such as its camera.
     """
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\.[a-z0-9]+$")]
@@ -40,6 +41,8 @@ class SelectedImage(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields
     height: _Count
     labels: str
     weight: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    # Left out of the file while it is None, as the weight is: files written before there were slices keep their names.
+    slice: str | None = None
 
     @property
     def digest(self) -> str:
@@ -59,7 +62,7 @@ class Selection:
     images: tuple[SelectedImage, ...]
 
     def check(self) -> None:
-        """Raise `BadInput` for an order, a pack or a weight that cannot be."""
+        """Raise `BadInput` for an order, a pack, a weight or a slice that cannot be."""
         names = [image.name for image in self.images]
         if not names:
             raise BadInput("A selection needs at least one image.")
@@ -74,6 +77,8 @@ class Selection:
         weights = [image.weight for image in self.images if image.weight is not None]
         if weights and (len(weights) != len(names) or not all(0 < weight < math.inf for weight in weights)):
             raise BadInput("Every selected image or none needs a weight, a finite number above 0.")
+        if nameless := [image.name for image in self.images if image.slice == ""]:
+            raise BadInput(f"The slice of image {nameless[0]} is empty; name it, or leave it out.")
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,36 +1,43 @@
 """Batches of images and labels for training and validation, the same for the same job and epoch."""
 
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.utils.data import DataLoader
+
+from retrain.boxes import FloatArray
 from retrain.errors import BadInput, ConfigError
 from retrain.training.augmented_images import AugmentedImages
-from retrain.training.balanced_sampler import BalancedSampler
+from retrain.training.drawn_images import DrawnImages
+from retrain.training.draws import EpochBatches, check_shared
 from retrain.training.job import TrainingJob
 from retrain.training.labelled_images import LabelledImages
-from retrain.training.reproducible import epoch_seed, seed_everything
-from retrain.training.ultralytics_parts import IterableSimpleNamespace, build_dataloader, get_cfg
+from retrain.training.ultralytics_parts import IterableSimpleNamespace, get_cfg
 
 
 class EpochLoader:
-    """Batches of one epoch per iteration."""
+    """Batches of one epoch per iteration; those trained on before a resume come as empty mappings, unread.
 
-    def __init__(self, loader: Any) -> None:
-        self.loader = loader
-        self._prepare: Callable[[], None] | None = None
+    Lightning validates after a certain number of batches, so that they have to be counted.
+    """
 
-    def before_epoch(self, prepare: Callable[[], None]) -> None:
-        """Run `prepare` right before the first batch of each epoch."""
-        self._prepare = prepare
+    def __init__(self, loader: DataLoader[Any], batches: EpochBatches) -> None:
+        self.loader, self._batches = loader, batches
+        self._position: Callable[[], tuple[int, int]] = lambda: (0, 0)
+
+    def follow(self, position: Callable[[], tuple[int, int]]) -> None:
+        """Ask for epoch and first batch (both from 0) whenever an epoch begins."""
+        self._position = position
 
     def __len__(self) -> int:
-        return len(self.loader)
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        if self._prepare is not None:
-            self._prepare()
+        epoch, first = self._position()
+        self._batches.start(epoch, first)
+        yield from ({} for _ in range(first))
         yield from self.loader
 
 
@@ -41,11 +48,12 @@ class DetectionData:
         job: whose data.
         device: where batches go, `cpu` or `cuda`.
         rank: of this process, given and not read from the environment, where Lightning and Ultralytics disagree.
-        processes: that train together; each is given its part of a balanced epoch.
+        processes: that train together; each is given its part of every batch.
     """
 
     def __init__(self, job: TrainingJob, device: str, rank: int = 0, processes: int = 1) -> None:
         request = job.request
+        check_shared(request.batch_size, processes)
         self.arguments = trainer_arguments(job)
         self.description = {
             "names": dict(enumerate(request.classes)),
@@ -53,33 +61,27 @@ class DetectionData:
             "channels": 3,
             "val": str(request.val_data),
         }
-        self._request, self._device, self._rank = request, device, rank
-        train = self._dataset(request.train_data, augment=True)
-        val = self._dataset((request.val_data,), augment=False)
-        self.images = len(train)
-        self.train = EpochLoader(self._loader(train, request.batch_size, shuffle=True))
-        self.val = EpochLoader(self._loader(val, min(request.batch_size * 2, len(val)), shuffle=False))
-        self._sampler = self._balanced(processes) if request.sampling == "balanced" else None
+        self._request, self._device = request, device
+        self.validation_images = self._dataset((request.val_data,), augment=False)
+        training = self._dataset(request.train_data, augment=True)
+        self.training_images, self.images = training, len(training)
         self._check()
+        self.batches = EpochBatches(
+            self.images, request.batch_size, request.seed, self._weights(), rank, processes
+        )
+        closing = request.epochs - request.close_mosaic
+        drawn = DrawnImages(training, self.arguments, closing if request.close_mosaic else request.epochs)
+        self.train = EpochLoader(self._loader(drawn, self.batches, prefetch=4), self.batches)
+        size = min(request.batch_size * 2, len(self.validation_images))
+        order = range(len(self.validation_images))
+        whole = [order[start : start + size] for start in range(0, len(order), size)]
+        self.validation_batches = len(whole)
+        # By whole batches, because the images of one are padded to a common shape. Lightning wants at least one.
+        self.val = self._loader(self.validation_images, whole[rank::processes] or whole[:1], prefetch=2)
 
-    def start_epoch(self, epoch: int) -> None:
-        """Make the next pass over `train` that of `epoch` (from 0), whatever happened before it."""
-        loader, dataset = self.train.loader, self.train.loader.dataset
-        seed = epoch_seed(self._request.seed, epoch, self._rank)
-        seed_everything(seed)
-        loader.generator.manual_seed(seed)
-        if self._sampler is not None:
-            self._sampler.set_epoch(epoch)
-        if self._request.close_mosaic and epoch >= self._request.epochs - self._request.close_mosaic:
-            dataset.mosaic = False
-            dataset.close_mosaic(hyp=copy(self.arguments))
-        dataset.epoch = epoch
-        if dataset.cache != "ram":
-            # Without the image cache, mosaic draws from the images seen last: a state no checkpoint holds.
-            dataset.buffer.clear()
-            dataset.ims = [None] * dataset.ni
-        # The loader keeps its iterator, and with it the old order and the workers' old settings.
-        loader.reset()
+    def names(self, epoch: int, batch: int) -> list[str]:
+        """Files of the images in this process's part of a training batch."""
+        return [str(self.training_images.im_files[index]) for index in self.batches.indices(epoch, batch)]
 
     def _dataset(self, places: Sequence[Path], *, augment: bool) -> LabelledImages:
         request = self._request
@@ -100,31 +102,38 @@ class DetectionData:
             return AugmentedImages(request.augmentation_pipeline, request.seed, **settings)
         return LabelledImages(**settings)
 
-    def _loader(self, dataset: LabelledImages, batch: int, *, shuffle: bool) -> Any:
-        workers = 0 if self._device == "cpu" else self._request.workers
-        return build_dataloader(
-            dataset, batch=batch, workers=workers, shuffle=shuffle, rank=-1, device=self._device
+    def _loader(self, dataset: Any, batches: Any, prefetch: int) -> DataLoader[Any]:
+        workers = min(self._request.workers, len(batches))
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=LabelledImages.collate_fn,
+            pin_memory=self._device != "cpu",
+            prefetch_factor=prefetch if workers else None,
+            persistent_workers=workers > 0,
+            # Its own, so that starting an epoch draws nothing from the process's.
+            generator=torch.Generator(),
         )
 
-    def _balanced(self, processes: int) -> BalancedSampler:
-        loader, request = self.train.loader, self._request
-        if loader.dataset.weights is None:
+    def _weights(self) -> FloatArray | None:
+        if self._request.sampling != "balanced":
+            return None
+        weights = self.training_images.weights
+        if weights is None:
             raise ConfigError(
                 "sampling is 'balanced', which needs a weight for every training image: give selection files "
                 "written with weights as train_data, or set it to 'uniform'."
             )
-        sampler = BalancedSampler(loader.dataset.weights, request.seed, self._rank, processes)
-        # Ultralytics' loader takes no sampler; a torch loader allows no other batch sampler, but that one's source.
-        loader.batch_sampler.sampler.sampler = sampler
-        return sampler
+        return weights
 
     def _check(self) -> None:
-        batch, labels = self._request.batch_size, self.train.loader.dataset.labels
-        if not sum(len(label["cls"]) for label in labels):
+        batch = self._request.batch_size
+        if not sum(len(label["cls"]) for label in self.training_images.labels):
             raise BadInput(
                 f"None of the {self.images} training images has a label; there is nothing to learn."
             )
-        if self.train.loader.batch_size != batch:
+        if self.images < batch:
             raise ConfigError(f"batch_size is {batch}, but there are only {self.images} training images.")
         if self.images % batch == 1 and self._request.image_size < 64:
             raise ConfigError(

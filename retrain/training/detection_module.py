@@ -4,23 +4,25 @@ Automatic optimisation cannot state the accumulation ramp, the summed (not avera
 accumulation window that is carried from one epoch into the next.
 """
 
-from types import SimpleNamespace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from retrain.errors import ConfigError
+from retrain.errors import PostConditionFailed
 from retrain.training.data import DetectionData
 from retrain.training.ema import MovingAverage
 from retrain.training.job import TrainingJob
-from retrain.training.lr_schedule import LearningRateScheduler, StepSettings
-from retrain.training.request import OPTIMIZERS
-from retrain.training.ultralytics_parts import BaseTrainer, DetectionModel
-from retrain.training.validation import Validation
+from retrain.training.optimizers import apply, build_optimizer, freeze
+from retrain.training.place import ALONE, Place
+from retrain.training.ultralytics_parts import DetectionModel
+from retrain.training.validation import Scores, Validation
 
-_CLIP_NORM = 10.0
+# On a GPU, looking at a loss waits for all work before it.
+_LOOK_AT_LOSS_EVERY = 50
+_NO_BATCH = -1
 
 
 class DetectionModule(LightningModule):
@@ -34,6 +36,9 @@ class DetectionModule(LightningModule):
         validation: scores the average after each epoch.
         resume: `training_state()` of the run to go on from.
         first_epoch: epochs finished before this run.
+        first_batch: batches of the next epoch that were trained on before this run.
+        history: of the metric that stopping goes by, one per epoch finished before this run.
+        place: of this process.
     """
 
     def __init__(
@@ -46,19 +51,27 @@ class DetectionModule(LightningModule):
         validation: Validation,
         resume: dict[str, Any] | None = None,
         first_epoch: int = 0,
+        first_batch: int = 0,
+        history: Sequence[float] = (),
+        place: Place = ALONE,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model = model
         self.stepped = False
-        self.scores = (0.0, 0.0)
+        self.scores = Scores(0.0, 0.0, 0.0, 0.0)
+        self.history = list(history)
         self._job, self._data = job, data
         self._average, self._validation = average, validation
-        self._resume, self._first_epoch = resume, first_epoch
+        self._resume, self._first_epoch, self._first_batch = resume, first_epoch, first_batch
+        self._place = place
         self._last_step = -1 if resume is None else int(resume["last_step"])
         self._sums: dict[str, torch.Tensor] = {}
-        self._frozen = (*(f"model.{layer}." for layer in job.request.freeze), ".dfl")
-        self.schedule = schedule(job, len(data.train))
+        self._bad_batch = torch.tensor(_NO_BATCH)
+        self._frozen = tuple(f"model.{layer}." for layer in job.request.freeze)
+        # Before the model is shared with other processes, which wait for a gradient of all that is not frozen.
+        freeze(model, self._frozen)
+        self.schedule = job.request.schedule(len(data.train), job.accumulate)
         self._settings = self.schedule.at(0)
 
     @property
@@ -67,9 +80,15 @@ class DetectionModule(LightningModule):
         return self._first_epoch + self.current_epoch
 
     @property
+    def start(self) -> tuple[int, int]:
+        """Epoch and batch (from 0) at which the epoch that begins now is to begin."""
+        return self.epoch, self._first_batch if self.epoch == self._first_epoch else 0
+
     def losses(self) -> dict[str, float]:
-        """Mean of each loss term over the epoch so far, by the name the model gives it."""
-        return {name: float(total) / len(self._data.train) for name, total in self._sums.items()}
+        """Mean of each loss term over the epoch so far, by the name the model gives it; all processes have to ask."""
+        sums = {name: self._place.summed(total.clone()) for name, total in self._sums.items()}
+        batches = len(self._data.train) * self._place.processes
+        return {name: float(total) / batches for name, total in sums.items()}
 
     @property
     def learning_rate(self) -> float:
@@ -83,6 +102,8 @@ class DetectionModule(LightningModule):
             "model": self.model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "last_step": self._last_step,
+            "losses": {name: float(total) for name, total in self._sums.items()},
+            "scaler": self._scaler_state(),
             "gradients": {
                 name: parameter.grad
                 for name, parameter in self.model.named_parameters()
@@ -91,20 +112,15 @@ class DetectionModule(LightningModule):
         }
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        request, accumulate = self._job.request, self._job.accumulate
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(not any(frozen in name for frozen in self._frozen))
-        if not any(parameter.requires_grad for parameter in self.model.parameters()):
-            raise ConfigError(f"freeze is {list(request.freeze)}, which leaves nothing to train.")
-        optimizer = BaseTrainer.build_optimizer(
-            SimpleNamespace(args=self._data.arguments, data=self._data.description),
+        request = self._job.request
+        optimizer = build_optimizer(
             self.model,
-            name=OPTIMIZERS[request.optimizer],
-            lr=request.learning_rate,
-            momentum=request.momentum,
-            decay=request.weight_decay * request.batch_size * accumulate / self._data.arguments.nbs,
+            request.optimizer,
+            request.learning_rate,
+            request.momentum,
+            request.weight_decay * request.batch_size * self._job.accumulate / self._data.arguments.nbs,
+            self._frozen,
         )
-        _check_optimizer(optimizer, OPTIMIZERS[request.optimizer], request.learning_rate)
         if self._resume is not None:
             optimizer.load_state_dict(self._resume["optimizer"])
         return optimizer
@@ -115,6 +131,13 @@ class DetectionModule(LightningModule):
         parameters = dict(self.model.named_parameters())
         for name, gradient in self._resume["gradients"].items():
             parameters[name].grad = gradient.to(self.device, copy=True)
+        if self._first_batch:
+            self._sums = {
+                name: torch.tensor(total, device=self.device)
+                for name, total in self._resume["losses"].items()
+            }
+        if self._resume["scaler"]:
+            self.trainer.precision_plugin.load_state_dict(self._resume["scaler"])
         self._resume = None
         if self._first_epoch and getattr(self.model.model[-1], "one2one_cv2", None) is not None:
             # The two-headed loss shifts its weights once an epoch.
@@ -123,31 +146,63 @@ class DetectionModule(LightningModule):
             self.model.criterion.update()
 
     def on_train_epoch_start(self) -> None:
-        self._sums = {}
+        if not self.start[1]:
+            self._sums = {}
         self.model.train()
         for name, module in self.model.named_modules():
             if isinstance(module, _BatchNorm) and any(frozen in name for frozen in self._frozen):
                 module.eval()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.stepped = False
+        if not batch:
+            return  # trained on before the resume
         step = self.epoch * len(self._data.train) + batch_idx
-        self._settings = self.schedule.at(step)
+        self._settings = self.schedule.at(step, self.history)
         optimizer: Any = self.optimizers()
-        _apply(optimizer, self._settings)
+        apply(optimizer.optimizer, self._settings)
         batch["img"] = batch["img"].float() / 255
         loss, terms = self.model.loss(batch)
         # Terms come multiplied by the batch size of this process; averaging over processes is undone.
-        self.manual_backward(loss.sum() * self.trainer.world_size)
+        self.manual_backward(loss.sum() * self._place.processes)
         for name, value in terms.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach()
+        self._watch(loss.detach().sum(), batch_idx)
         self.stepped = step - self._last_step >= self._settings.accumulate
         if self.stepped:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=_CLIP_NORM)
             optimizer.step()
             optimizer.zero_grad()
             self._last_step = step
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # Here, because gradients of reduced precision are not scaled any more.
+        if self._job.request.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm=self._job.request.clip_norm)
+
+    def check_losses(self) -> None:
+        """Raise `PostConditionFailed`, which names the batch, if a loss of this epoch was not finite."""
+        bad = int(self._bad_batch)
+        if bad == _NO_BATCH:
+            return
+        names = self._data.names(self.epoch, bad)
+        raise PostConditionFailed(
+            f"Training diverged in epoch {self.epoch + 1}, batch {bad + 1}: the loss is not finite. Its images are "
+            f"{', '.join(names)}. Lower learning_rate, or look at their labels."
+        )
+
+    def _watch(self, loss: torch.Tensor, batch: int) -> None:
+        self._bad_batch = self._bad_batch.to(loss.device)
+        first = ~torch.isfinite(loss) & (self._bad_batch == _NO_BATCH)
+        self._bad_batch = torch.where(first, batch, self._bad_batch)
+        if loss.device.type == "cpu" or batch % _LOOK_AT_LOSS_EVERY == 0:
+            self.check_losses()
+
+    def _scaler_state(self) -> dict[str, Any]:
+        state: dict[str, Any] = self.trainer.precision_plugin.state_dict()
+        return state
+
     def on_train_epoch_end(self) -> None:
+        self.check_losses()
         if hasattr(self.model.criterion, "update"):
             self.model.criterion.update()
 
@@ -155,6 +210,9 @@ class DetectionModule(LightningModule):
         """Keep gradients: a half-filled accumulation window continues in the next epoch."""
 
     def on_validation_epoch_start(self) -> None:
+        # Running statistics of normalisation layers are each process's own.
+        for buffer in self._average.model.buffers():
+            self._place.broadcast(buffer)
         self._validation.start(self._average.model)
 
     def validation_step(self, batch: dict[str, Any]) -> None:
@@ -162,35 +220,3 @@ class DetectionModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.scores = self._validation.finish()
-
-
-def schedule(job: TrainingJob, batches: int) -> LearningRateScheduler:
-    request = job.request
-    return LearningRateScheduler(
-        shape=request.scheduler,
-        learning_rate=request.learning_rate,
-        final_fraction=request.final_lr_fraction,
-        epochs=request.epochs,
-        batches=batches,
-        warmup_epochs=request.warmup_epochs,
-        warmup_bias_lr=request.warmup_bias_lr,
-        momentum=request.momentum,
-        accumulate=job.accumulate,
-    )
-
-
-def _apply(optimizer: Any, settings: StepSettings) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = (
-            settings.bias_learning_rate if group["param_group"] == "bias" else settings.learning_rate
-        )
-        if "momentum" in group:
-            group["momentum"] = settings.momentum
-
-
-def _check_optimizer(optimizer: torch.optim.Optimizer, name: str, learning_rate: float) -> None:
-    rates = {group["lr"] for group in optimizer.param_groups}
-    if type(optimizer).__name__ != name or rates != {learning_rate}:
-        raise ConfigError(
-            f"Asked for {name} at {learning_rate}, but Ultralytics made {type(optimizer).__name__} at {sorted(rates)}."
-        )

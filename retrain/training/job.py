@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +13,14 @@ from blake3 import blake3
 from retrain.detector import DESCRIPTION, WEIGHTS
 from retrain.errors import ConfigError, NotFound
 from retrain.storage import files
-from retrain.storage.digests import content_digest
+from retrain.storage.digests import content_digest, file_digest
 from retrain.storage.selections import read_selection_file
+from retrain.training.initial_weights import located
 from retrain.training.request import TrainingRequest
 
 # Raise it when the same request would train to other weights than before; finished jobs are then not reused.
-RECIPE = 1
+RECIPE = 2
+_JOB = "job.json"
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,17 @@ class TrainingJob:
         content: dict[str, Any] = json.loads(path.read_bytes())
         return content
 
+    def threads(self) -> int:
+        """CPU threads; fixed when the job starts, because the order of sums, and so the weights, depends on them."""
+        stored = self.read(_JOB)
+        if stored is None:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            stored = {**self.request.identity(), "threads": self.request.threads or cores}
+            self.write(_JOB, stored)
+        threads = stored["threads"]
+        assert isinstance(threads, int)
+        return threads
+
     def write(self, name: str, content: dict[str, Any]) -> None:
         files.write_whole(self.folder / name, json.dumps(content, indent=1).encode())
 
@@ -127,16 +141,19 @@ def _sampling_digest(request: TrainingRequest) -> str:
     return digest.hexdigest()
 
 
-def _model_digest(folder: Path | None) -> str | None:
+def _model_digest(source: Path | str | None) -> str | None:
     """Content, not place, names the weights to start from."""
-    if folder is None:
+    if source is None:
         return None
+    found = located(source)
+    if found.is_file():
+        return file_digest(found)
     digest = blake3()
     for name in (WEIGHTS, DESCRIPTION):
-        path = folder / name
+        path = found / name
         if not path.is_file():
             raise NotFound(
-                f"initial_weights is {folder}, which has no {name}; give a model folder or leave it out."
+                f"initial_weights is {found}, which has no {name}; give a model folder, a .pt file or leave it out."
             )
         digest.update(path.read_bytes())
     return digest.hexdigest()

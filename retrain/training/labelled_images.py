@@ -49,9 +49,18 @@ class LabelledImages(YOLODataset):
 
     def load_image(self, i: int, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().load_image(i, *args, **kwargs)
+            loaded = super().load_image(i, *args, **kwargs)
         except FileNotFoundError as error:
             raise BadInput(f"{self.im_files[i]} is missing or cut short; fetch it again.") from error
+        if self.buffer:
+            # Ultralytics keeps the last ones for mosaics; ours take theirs from all images.
+            self.buffer.clear()
+            self.ims[i] = self.im_hw0[i] = self.im_hw[i] = None
+        return loaded
+
+    def check_cache_ram(self, safety_margin: float = 1.0) -> bool:
+        """True: whether images fit in memory was decided before, without drawing from any generator."""
+        return True
 
     def cache_images(self) -> None:
         """Decode all images now, without the progress bar that cannot be switched off."""

@@ -5,17 +5,15 @@ from retrain import environment
 
 environment.prepare()
 
-import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from filelock import FileLock, Timeout
-from lightning.pytorch import Trainer
 
 from retrain.detector import Detector, StoredModel
 from retrain.errors import BadInput, ConfigError, Conflict, NotFound, PostConditionFailed, Unavailable
@@ -23,20 +21,20 @@ from retrain.storage import files
 from retrain.training.checkpoints import CheckpointManager
 from retrain.training.console import quiet
 from retrain.training.data import DetectionData
-from retrain.training.detection_module import DetectionModule
-from retrain.training.early_stopping import EarlyStopping, best_epoch
-from retrain.training.ema import MovingAverage
+from retrain.training.draws import check_shared
+from retrain.training.fitting import Clock, FitSettings, Saved, fit
 from retrain.training.job import TrainingJob
 from retrain.training.model import build_model
-from retrain.training.recorder import EpochRecorder, OnEpoch
+from retrain.training.recorder import OnEpoch
 from retrain.training.reproducible import reproducible
 from retrain.training.request import TrainingRequest
 from retrain.training.result import EpochReport, TrainingResult
+from retrain.training.supervisor import Supervisor
 from retrain.training.ultralytics_parts import ULTRALYTICS_VERSION
 from retrain.training.validation import Validation
 from retrain.training.weights import write_model_folder
 
-_RESULT, _JOB = "result.json", "job.json"
+_RESULT = "result.json"
 
 
 class TrainingOrchestrator:
@@ -47,9 +45,13 @@ class TrainingOrchestrator:
 
     Args:
         work_dir: nothing is written elsewhere.
-        num_gpus: 0 trains on the CPU, 1 on the first GPU.
+        num_gpus: 0 trains on the CPU; more than one have a process each, which share every batch (DDP).
         mixed_precision: bfloat16 where that is safe; validation stays float32.
         gradient_accumulation: batches per optimizer step.
+        checkpoint_minutes: how often a checkpoint is written within an epoch; None writes one per epoch only.
+        num_processes: that share every batch on the CPU; None is one.
+        stall_s: seconds without progress after which several processes are stopped and started again.
+        max_restarts: how often in a row they are started again after a crash or a stall without a new epoch.
         clock: seconds, for durations only.
     """
 
@@ -59,20 +61,36 @@ class TrainingOrchestrator:
         num_gpus: int = 0,
         mixed_precision: bool = False,
         gradient_accumulation: int = 1,
-        clock: Callable[[], float] = time.perf_counter,
+        checkpoint_minutes: float | None = 10.0,
+        num_processes: int | None = None,
+        stall_s: float = 600.0,
+        max_restarts: int = 3,
+        clock: Clock = time.perf_counter,
     ) -> None:
-        if num_gpus not in {0, 1}:
+        if isinstance(num_gpus, bool) or not isinstance(num_gpus, int) or num_gpus < 0:
+            raise ConfigError(f"num_gpus must be a whole number of at least 0, got {num_gpus!r}.")
+        if num_gpus and num_processes not in {None, num_gpus}:
             raise ConfigError(
-                f"num_gpus is {num_gpus}; training runs in one process so far: use 0 (CPU) or 1."
+                f"num_processes is {num_processes}, but every GPU has one process; leave it out beside num_gpus."
             )
+        if num_processes is not None and num_processes < 1:
+            raise ConfigError(f"num_processes must be at least 1, got {num_processes}.")
         if gradient_accumulation < 1:
             raise ConfigError(f"gradient_accumulation must be at least 1, got {gradient_accumulation}.")
-        if num_gpus and not torch.cuda.is_available():
-            raise Unavailable("num_gpus is 1 but torch sees no GPU; set it to 0.")
+        if checkpoint_minutes is not None and not checkpoint_minutes >= 0:
+            raise ConfigError(f"checkpoint_minutes must be 0 or more, or None, got {checkpoint_minutes}.")
+        if num_gpus > torch.cuda.device_count():
+            raise Unavailable(
+                f"num_gpus is {num_gpus}, but torch sees {torch.cuda.device_count()} on this machine; use at most that "
+                "many, 0 for the CPU."
+            )
         self._work_dir = Path(work_dir).absolute()
         self._device = "cuda" if num_gpus else "cpu"
         self._mixed_precision = mixed_precision
         self._gradient_accumulation = gradient_accumulation
+        self._checkpoint_minutes = checkpoint_minutes
+        self._processes = num_gpus or num_processes or 1
+        self._supervisor = Supervisor(stall_s, max_restarts)
         self._clock = clock
 
     def train(self, config: Mapping[str, Any], on_epoch: OnEpoch | None = None) -> TrainingResult:
@@ -104,6 +122,7 @@ class TrainingOrchestrator:
 
     def _job(self, config: Mapping[str, Any]) -> TrainingJob:
         request = TrainingRequest.of(config)
+        check_shared(request.batch_size, self._processes)
         return TrainingJob.of(
             request, self._work_dir, self._gradient_accumulation, mixed_precision=self._mixed_precision
         )
@@ -126,100 +145,49 @@ class TrainingOrchestrator:
         files.remove_leftovers(job.folder)
         checkpoints = CheckpointManager(job.checkpoints)
         saved = checkpoints.newest_good()
-        with reproducible(job.request.seed, _threads(job)):
-            data = DetectionData(job, self._device)
-            model = build_model(job, data)
-            validation = Validation(data, job.folder)
-            if saved is not None:
+        with reproducible(job.request.seed, job.threads()):
+            if saved is not None and saved[0].epoch:
                 on_epoch(EpochReport.from_json(saved[1]["reports"][-1]))
             if saved is None or not saved[1]["finished"]:
-                self._fit(
-                    job, data, model, validation, saved=saved, checkpoints=checkpoints, on_epoch=on_epoch
-                )
+                self._fit(job, saved, on_epoch, self._clock)
             last = checkpoints.newest_good()
             if last is None or not last[1]["finished"]:
                 raise PostConditionFailed(
                     f"Training job {job.id} ended without a last checkpoint; call train again."
                 )
-            resumed_from = None if saved is None else saved[0]
-            result = self._release(
-                job, data, model.yaml, validation, state=last[1], resumed_from=resumed_from
-            )
+            resumed_from = None if saved is None else saved[0].epoch
+            result = self._release(job, state=last[1], resumed_from=resumed_from)
         checkpoints.clear()
         return result
 
-    def _fit(
-        self,
-        job: TrainingJob,
-        data: DetectionData,
-        model: Any,
-        validation: Validation,
-        *,
-        saved: tuple[int, dict[str, Any]] | None,
-        checkpoints: CheckpointManager,
-        on_epoch: OnEpoch,
-    ) -> None:
-        first, state = saved or (0, None)
-        if state is not None:
-            model.load_state_dict(state["model"])
-        average = MovingAverage(state["average"] if state else None)
-        module = DetectionModule(
-            model=model,
-            job=job,
-            data=data,
-            average=average,
-            validation=validation,
-            resume=state,
-            first_epoch=first,
-        )
-        data.train.before_epoch(lambda: data.start_epoch(module.epoch))
-        recorder = EpochRecorder(
-            checkpoints=checkpoints,
-            average=average,
-            stopping=EarlyStopping(job.request.patience),
-            epochs=job.request.epochs,
-            images=data.images,
-            on_epoch=on_epoch,
-            clock=self._clock,
-            saved=state,
-        )
-        # Only the remaining epochs are asked for: every schedule is a function of the job's own epoch, so nothing
-        # of Lightning's progress needs to be restored.
-        trainer = Trainer(
-            accelerator="gpu" if self._device == "cuda" else "cpu",
-            devices=1,
-            precision="bf16-mixed" if job.mixed_precision else "32-true",
-            max_epochs=job.request.epochs - first,
-            callbacks=[average, recorder],
-            default_root_dir=job.folder,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            # Inference tensors cached by the averaged model could not be updated later.
-            inference_mode=False,
-        )
-        trainer.fit(module, data.train, data.val)
+    def _fit(self, job: TrainingJob, saved: Saved | None, on_epoch: OnEpoch, clock: Clock) -> None:
+        settings = FitSettings(self._device, self._checkpoint_minutes)
+        if self._processes == 1:
+            fit(job, settings, saved, CheckpointManager(job.checkpoints), on_epoch, clock)
+            return
+        reported = set() if saved is None else {saved[0].epoch}
+
+        def report_new(report: EpochReport) -> None:
+            if report.epoch not in reported:
+                reported.add(report.epoch)
+                on_epoch(report)
+
+        self._supervisor.run(job, settings, self._processes, report_new)
 
     def _release(
-        self,
-        job: TrainingJob,
-        data: DetectionData,
-        architecture: dict[str, Any],
-        validation: Validation,
-        *,
-        state: dict[str, Any],
-        resumed_from: int | None,
+        self, job: TrainingJob, *, state: dict[str, Any], resumed_from: int | None
     ) -> TrainingResult:
+        data = DetectionData(job, self._device)
+        architecture = build_model(job, data).yaml
         reports = [EpochReport.from_json(report) for report in state["reports"]]
-        best = reports[best_epoch([report.map50_95 for report in reports])]
         request = job.request
+        best = reports[
+            request.stopping.best_epoch([request.stopping.metric_of(report) for report in reports])
+        ]
         digest = write_model_folder(
             job.model_folder, StoredModel(architecture, request.classes, request.image_size, state["best"])
         )
-        self._verify(job, validation, best)
+        self._verify(job, Validation(data, job.folder), best)
         result = TrainingResult(
             job_id=job.id,
             model_folder=job.model_folder,
@@ -228,7 +196,7 @@ class TrainingOrchestrator:
             best=best,
             resumed_from_epoch=resumed_from,
             stopped_early=len(reports) < request.epochs,
-            resolved=_resolved(job, data, self._device),
+            resolved={**_resolved(job, data, self._device), "processes": self._processes},
         )
         job.write(_RESULT, result.to_json())
         return result
@@ -236,7 +204,7 @@ class TrainingOrchestrator:
     def _verify(self, job: TrainingJob, validation: Validation, best: EpochReport) -> None:
         """The folder, loaded as serving loads it, is the model that was validated."""
         model = StoredModel.read(job.model_folder).build().to(self._device)
-        _, measured = validation.score(model)
+        measured = validation.score(model).map50_95
         # Equal on one machine; GPUs of another kind round differently.
         if abs(measured - best.map50_95) > 1e-3:
             raise PostConditionFailed(
@@ -246,19 +214,6 @@ class TrainingOrchestrator:
         Detector.load(job.model_folder, self._device).warm_up()
 
 
-def _threads(job: TrainingJob) -> int:
-    """Fixed when the job starts, because the order of sums, and so the weights, depends on it."""
-    stored = job.read(_JOB)
-    if stored is None:
-        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = job.request.threads or available
-        stored = {**job.request.identity(), "threads": threads}
-        job.write(_JOB, stored)
-    threads = stored["threads"]
-    assert isinstance(threads, int)
-    return threads
-
-
 def _resolved(job: TrainingJob, data: DetectionData, device: str) -> dict[str, Any]:
     used = data.arguments
     return {
@@ -266,7 +221,7 @@ def _resolved(job: TrainingJob, data: DetectionData, device: str) -> dict[str, A
         "accumulate": job.accumulate,
         "mixed_precision": job.mixed_precision,
         "device": device,
-        "threads": _threads(job),
+        "threads": job.threads(),
         "images": data.images,
         "batches": len(data.train),
         "augment": {name: getattr(used, name) for name in job.request.augment},

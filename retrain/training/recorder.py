@@ -1,15 +1,13 @@
 """After each epoch: report it, decide whether it is the best and whether to stop, and make it durable."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from retrain.errors import PostConditionFailed
-from retrain.training.checkpoints import CheckpointManager
-from retrain.training.early_stopping import EarlyStopping, best_epoch
+from retrain.training.checkpoints import CheckpointManager, Position
+from retrain.training.early_stopping import EarlyStopping
 from retrain.training.ema import MovingAverage, cpu_copy
 from retrain.training.result import EpochReport
 
@@ -17,14 +15,15 @@ OnEpoch = Callable[[EpochReport], None]
 
 
 class EpochRecorder(Callback):
-    """Writes one checkpoint per epoch, then tells `on_epoch`.
+    """Writes a checkpoint per epoch, then tells `on_epoch`, and one every so often within long epochs.
 
     Args:
-        checkpoints: where.
+        checkpoints: where; None in processes that only train along.
         average: the averaged weights, saved with the checkpoint.
         stopping: when to give up.
         epochs: of the whole job.
-        images: training images.
+        batch_size: of all processes together.
+        every_s: seconds between checkpoints within an epoch; None writes none.
         on_epoch: called once an epoch is durable.
         clock: seconds, for durations only.
         saved: state of the checkpoint to go on from.
@@ -33,51 +32,69 @@ class EpochRecorder(Callback):
     def __init__(
         self,
         *,
-        checkpoints: CheckpointManager,
+        checkpoints: CheckpointManager | None,
         average: MovingAverage,
         stopping: EarlyStopping,
         epochs: int,
-        images: int,
+        batch_size: int,
+        every_s: float | None,
         on_epoch: OnEpoch,
         clock: Callable[[], float],
         saved: dict[str, Any] | None = None,
     ) -> None:
         self._checkpoints, self._average, self._stopping = checkpoints, average, stopping
-        self._epochs, self._images = epochs, images
+        self._epochs, self._batch_size = epochs, batch_size
+        self._every_s = every_s
         self._on_epoch, self._clock = on_epoch, clock
         self._reports = [EpochReport.from_json(report) for report in saved["reports"]] if saved else []
         self._best: dict[str, torch.Tensor] = saved["best"] if saved else {}
-        self._started = self._trained = 0.0
+        self._started = self._trained = self._saved = 0.0
+        self._batches = 0
 
     def on_train_epoch_start(self, *_: Any) -> None:
-        self._started = self._clock()
+        self._started = self._saved = self._clock()
+        self._batches = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not batch:
+            return
+        self._batches += 1
+        last = batch_idx + 1 == trainer.num_training_batches
+        if self._every_s is None or self._checkpoints is None or last:
+            return
+        if self._clock() - self._saved >= self._every_s:
+            pl_module.check_losses()
+            done = Position(pl_module.epoch, (batch_idx + 1) * self._batch_size)
+            self._checkpoints.save(done, self._state(pl_module, finished=False))
+            self._saved = self._clock()
 
     def on_validation_start(self, *_: Any) -> None:
         self._trained = self._clock()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         report = self._report(pl_module)
-        if not all(math.isfinite(value) for value in report.losses.values()):
-            raise PostConditionFailed(
-                f"Training diverged in epoch {report.epoch}: losses are {dict(report.losses)}; lower learning_rate."
-            )
         self._reports.append(report)
-        history = [earlier.map50_95 for earlier in self._reports]
-        if best_epoch(history) == len(history) - 1:
+        history = pl_module.history
+        history.append(self._stopping.metric_of(report))
+        if self._stopping.is_best(history):
             self._best = cpu_copy(self._average.model.state_dict())
         stop = self._stopping.should_stop(history)
-        self._checkpoints.save(
-            report.epoch,
-            {
-                **pl_module.training_state(),
-                "average": self._average.state(),
-                "best": self._best,
-                "reports": [earlier.to_json() for earlier in self._reports],
-                "finished": stop or report.epoch == self._epochs,
-            },
-        )
+        if self._checkpoints is not None:
+            finished = stop or report.epoch == self._epochs
+            self._checkpoints.save(Position(report.epoch), self._state(pl_module, finished=finished))
         trainer.should_stop = trainer.should_stop or stop
         self._on_epoch(report)
+
+    def _state(self, module: LightningModule, *, finished: bool) -> dict[str, Any]:
+        return {
+            **module.training_state(),
+            "average": self._average.state(),
+            "best": self._best,
+            "reports": [report.to_json() for report in self._reports],
+            "finished": finished,
+        }
 
     def _report(self, module: LightningModule) -> EpochReport:
         now = self._clock()
@@ -86,11 +103,10 @@ class EpochRecorder(Callback):
         return EpochReport(
             epoch=epoch,
             epochs=self._epochs,
-            losses=module.losses,
-            map50=module.scores[0],
-            map50_95=module.scores[1],
+            losses=module.losses(),
+            **module.scores._asdict(),
             lr=module.learning_rate,
             seconds=seconds[-1],
-            images_per_s=self._images / max(self._trained - self._started, 1e-9),
+            images_per_s=self._batches * self._batch_size / max(self._trained - self._started, 1e-9),
             eta_s=sum(seconds) / len(seconds) * (self._epochs - epoch),
         )

@@ -28,12 +28,15 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
-    """A seed for one epoch on one process.
+def seed_augmentation(seed: int, epoch: int, position: int) -> None:
+    """Make what is drawn next that of one position in one epoch.
 
-    Keyed on the epoch so that a resumed run draws what an uninterrupted one would have, with no generator state saved.
+    Keyed on these and nothing else, an image is augmented alike by any process, by any loader worker and after a
+    resume, with no generator state saved.
     """
-    return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0])
+    drawn = int(np.random.SeedSequence([seed, epoch, position]).generate_state(1)[0])
+    _augmentation.seed(drawn)
+    np.random.seed(drawn)  # noqa: NPY002 - as above
 
 
 @contextmanager

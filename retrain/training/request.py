@@ -2,17 +2,18 @@
 
 import difflib
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from retrain.dataset.augmentation.pipeline import read_pipeline
 from retrain.errors import ConfigError
-from retrain.training.lr_schedule import SHAPES
+from retrain.training.architecture import DETECTORS, architecture_of, checked_model, is_file
+from retrain.training.early_stopping import METRICS, EarlyStopping
+from retrain.training.lr_schedule import SHAPES, LearningRateScheduler
 
-OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
+OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD", "musgd": "MuSGD"}
 # Strength 0 switches each one off.
 AUGMENTATIONS = {
     "mosaic": 1.0,
@@ -29,9 +30,21 @@ AUGMENTATIONS = {
     "hsv_v": 0.4,
 }
 SAMPLINGS = ("uniform", "balanced")
-_WHERE = ("train_data", "val_data", "initial_weights", "threads")
+_WHERE = ("train_data", "val_data", "initial_weights", "threads", "workers")
 # Not named where they have the value that was the only one before there was a choice, so that jobs keep their names.
-_NEWER: Mapping[str, Any] = {"sampling": "uniform", "augmentation_pipeline": ()}
+_NEWER: Mapping[str, Any] = {
+    "sampling": "uniform",
+    "augmentation_pipeline": (),
+    "clip_norm": 10.0,
+    "stop_metric": "map50_95",
+    "min_delta": 0.0,
+    "onecycle_peak": None,
+    "onecycle_start": None,
+    "step_epochs": None,
+    "step_factor": None,
+    "plateau_patience": None,
+    "plateau_factor": None,
+}
 
 _Parser = Callable[[str, Any], Any]
 
@@ -45,18 +58,27 @@ class TrainingRequest:
             packs), in any mix; several are trained on as one set.
         val_data: one of either; measured after every epoch.
         classes: names, by index.
-        model: an Ultralytics detection yaml without its ending.
+        model: an Ultralytics architecture such as `yolov8n`, or the path of a model yaml.
         data_digest: names the data; computed from the files when absent. Sampling weights are not part of it.
         sampling: `uniform` shows each image once an epoch, `balanced` as often as its weight in the selection says;
             what a mosaic or mixup adds to an image is drawn uniformly either way.
         nominal_batch: gradients are summed until about this many images were seen; None is one batch.
+        momentum: beta1 of adam and adamw.
+        scheduler: a `LearningRateScheduler` shape; its own settings, from `onecycle_peak` to `plateau_factor`, are
+            described there, have their values when it reads them and are None when it does not.
         final_lr_fraction: share of the learning rate left at the end.
+        warmup_epochs: 0 where the scheduler warms up by itself (onecycle).
+        clip_norm: gradients of a greater norm are scaled down to it; None leaves them.
         augment: strengths of Ultralytics' own augmentation; 0 switches one off.
         augmentation_pipeline: steps of `retrain.dataset.augmentation`, applied to each training image before `augment`,
             in every epoch; given ones are completed with the defaults of their parameters.
         close_mosaic: last epochs without the mosaic and mixup of `augment`.
-        initial_weights: a model folder to fine-tune from; None starts from scratch.
-        patience: epochs without a better val map50_95 before stopping; None never stops.
+        initial_weights: what to fine-tune from: a model folder, an Ultralytics `.pt` file, or official weights by the
+            name of an architecture (only when there is nothing of that name here); None starts from scratch.
+        patience: epochs without a better `stop_metric` before stopping; None never stops.
+        stop_metric: on the validation images, or `loss`, the sum of the training losses; also chooses the best epoch
+            and is what the plateau scheduler follows.
+        min_delta: only an epoch that is better by more than this counts for `patience`.
         freeze: indices of layers that do not change.
         threads: CPU threads; None is all cores, fixed when the job starts.
         workers: processes that load images; 0 loads in the training process.
@@ -75,17 +97,26 @@ class TrainingRequest:
     optimizer: str = "adamw"
     momentum: float = 0.937
     scheduler: str = "linear"
+    onecycle_peak: float | None = None
+    onecycle_start: float | None = None
+    step_epochs: int | None = None
+    step_factor: float | None = None
+    plateau_patience: int | None = None
+    plateau_factor: float | None = None
     final_lr_fraction: float = 0.01
     weight_decay: float = 0.0005
     warmup_epochs: float = 1.0
     warmup_bias_lr: float = 0.0
+    clip_norm: float | None = 10.0
     image_size: int = 640
     augment: Mapping[str, float] = field(default_factory=lambda: dict(AUGMENTATIONS))
     augmentation_pipeline: tuple[Mapping[str, Any], ...] = ()
     close_mosaic: int = 2
     seed: int = 0
-    initial_weights: Path | None = None
+    initial_weights: Path | str | None = None
     patience: int | None = None
+    stop_metric: str = "map50_95"
+    min_delta: float = 0.0
     freeze: tuple[int, ...] = ()
     threads: int | None = None
     workers: int = 0
@@ -95,7 +126,8 @@ class TrainingRequest:
         """Check a plain mapping.
 
         Raises:
-            ConfigError: a key is unknown (names the nearest valid one) or missing, or a value is out of range.
+            ConfigError: a key is unknown (names the nearest valid one) or missing, a value is out of range, or nothing
+                would read it beside the others.
         """
         for key in config:
             if key not in _PARSERS:
@@ -105,11 +137,52 @@ class TrainingRequest:
         ]
         if missing := [name for name in required if name not in config]:
             raise ConfigError(f"Training needs {', '.join(missing)}.")
-        return cls(**{key: _PARSERS[key](key, value) for key, value in config.items()})
+        request = cls(**{key: _PARSERS[key](key, value) for key, value in config.items()})
+        if request.scheduler == "onecycle" and "warmup_epochs" not in config:
+            request = replace(request, warmup_epochs=0.0)
+        # Whole, so that a job is named by what it does and not by how much of that was written down.
+        return replace(request, **request.schedule(batches=1, accumulate=1).resolved)._consistent()
+
+    @property
+    def stopping(self) -> EarlyStopping:
+        return EarlyStopping(self.patience, self.stop_metric, self.min_delta)
+
+    def schedule(self, batches: int, accumulate: int) -> LearningRateScheduler:
+        """What decides the learning rate, for epochs of `batches`."""
+        return LearningRateScheduler(
+            shape=self.scheduler,
+            learning_rate=self.learning_rate,
+            final_fraction=self.final_lr_fraction,
+            epochs=self.epochs,
+            batches=batches,
+            warmup_epochs=self.warmup_epochs,
+            warmup_bias_lr=self.warmup_bias_lr,
+            momentum=self.momentum,
+            accumulate=accumulate,
+            onecycle_peak=self.onecycle_peak,
+            onecycle_start=self.onecycle_start,
+            step_epochs=self.step_epochs,
+            step_factor=self.step_factor,
+            plateau_patience=self.plateau_patience,
+            plateau_factor=self.plateau_factor,
+            bigger_is_better=self.stopping.bigger_is_better,
+        )
+
+    def _consistent(self) -> "TrainingRequest":
+        stop, fall = self.patience, self.plateau_patience
+        if stop is not None and fall is not None and stop <= fall + 1:
+            raise ConfigError(
+                f"patience is {stop}, which ends training before the learning rate falls after plateau_patience "
+                f"{fall}; patience must be at least {fall + 2}, or plateau_patience smaller."
+            )
+        return self
 
     def identity(self) -> dict[str, Any]:
-        """What decides the resulting weights, JSON-ready: every setting but places and thread count."""
+        """What decides the resulting weights, JSON-ready: every setting but places and how many work on it."""
         values = asdict(self)
+        if is_file(self.model):
+            # Content, not place.
+            values["model"] = architecture_of(self.model)
         unsaid = {*_WHERE, *(key for key, only in _NEWER.items() if values[key] == only)}
         return {key: value for key, value in values.items() if key not in unsaid}
 
@@ -150,6 +223,20 @@ def _choice(valid: Sequence[str]) -> _Parser:
     return parse
 
 
+def _optimizer(key: str, value: Any) -> str:
+    if value == "auto":
+        raise ConfigError(
+            f"{key} must be named, got 'auto': it chooses by the number of steps, so that a growing data set would "
+            f"silently change the optimizer; choose one of {', '.join(OPTIMIZERS)}."
+        )
+    return str(_choice(tuple(OPTIMIZERS))(key, value))
+
+
+def _given(_: str, value: Any) -> Any:
+    """For what `LearningRateScheduler` checks."""
+    return value
+
+
 def _optional(parser: _Parser) -> _Parser:
     return lambda key, value: None if value is None else parser(key, value)
 
@@ -158,12 +245,6 @@ def _text(key: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{key} must be a text, got {value!r}.")
     return value
-
-
-def _model(key: str, value: Any) -> str:
-    if not re.fullmatch(r"[a-z0-9-]+", _text(key, value)):
-        raise ConfigError(f"{key} must be a model name such as 'yolov8n', not a file, got {value!r}.")
-    return str(value)
 
 
 def _path(what: str) -> _Parser:
@@ -176,6 +257,12 @@ def _path(what: str) -> _Parser:
 
 
 _data = _path("a data folder or a selection file")
+
+
+def _initial_weights(key: str, value: Any) -> Path | str:
+    path = _path("a model folder, a .pt file or the name of official weights such as 'yolov8n'")(key, value)
+    name = str(value).removesuffix(".pt")
+    return name if name in DETECTORS and not path.exists() else path
 
 
 def _several_data(key: str, value: Any) -> tuple[Path, ...]:
@@ -237,27 +324,36 @@ _PARSERS: dict[str, _Parser] = {
     "train_data": _several_data,
     "val_data": _data,
     "classes": _names,
-    "model": _model,
+    "model": checked_model,
     "data_digest": _optional(_text),
     "sampling": _choice(SAMPLINGS),
     "epochs": _integer(1),
     "batch_size": _integer(1),
     "nominal_batch": _optional(_integer(1)),
     "learning_rate": _number(0, 1, above=True),
-    "optimizer": _choice(tuple(OPTIMIZERS)),
+    "optimizer": _optimizer,
     "momentum": _number(0, 1),
     "scheduler": _choice(SHAPES),
+    "onecycle_peak": _given,
+    "onecycle_start": _given,
+    "step_epochs": _given,
+    "step_factor": _given,
+    "plateau_patience": _given,
+    "plateau_factor": _given,
     "final_lr_fraction": _number(0, 1),
     "weight_decay": _number(0, 1),
     "warmup_epochs": _number(0),
     "warmup_bias_lr": _number(0, 1),
+    "clip_norm": _optional(_number(0, above=True)),
     "image_size": _image_size,
     "augment": _augment,
     "augmentation_pipeline": _pipeline,
     "close_mosaic": _integer(0),
     "seed": _integer(0, 2**31 - 1),
-    "initial_weights": _optional(_path("a folder")),
+    "initial_weights": _optional(_initial_weights),
     "patience": _optional(_integer(1)),
+    "stop_metric": _choice(tuple(METRICS)),
+    "min_delta": _number(0),
     "freeze": _layers,
     "threads": _optional(_integer(1)),
     "workers": _integer(0),

@@ -16,6 +16,7 @@ class EpochReport:
         losses: mean of each loss term over the epoch, by the name the model gives it.
         map50: of the averaged weights on the validation images, in [0, 1].
         map50_95: the same, mean over IoU 0.50 to 0.95.
+        precision, recall: mean over classes, at the confidence where their harmonic mean is highest.
         lr: learning rate of weights in the last batch.
         seconds: training and validation together.
         images_per_s: training images per second, validation not counted.
@@ -27,6 +28,8 @@ class EpochReport:
     losses: Mapping[str, float]
     map50: float
     map50_95: float
+    precision: float
+    recall: float
     lr: float
     seconds: float
     images_per_s: float

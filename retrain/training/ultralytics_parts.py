@@ -14,7 +14,7 @@ import PIL.Image
 from ultralytics import __version__ as ULTRALYTICS_VERSION
 from ultralytics.cfg import get_cfg
 from ultralytics.data import augment, base, build
-from ultralytics.data.build import build_dataloader
+from ultralytics.data.augment import Compose
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.data.utils import IMG_FORMATS, exif_size
 from ultralytics.engine.trainer import BaseTrainer
@@ -54,13 +54,13 @@ __all__ = [
     "LOGGER",
     "ULTRALYTICS_VERSION",
     "BaseTrainer",
+    "Compose",
     "DetectionModel",
     "DetectionValidator",
     "ImageName",
     "IterableSimpleNamespace",
     "ModelEMA",
     "YOLODataset",
-    "build_dataloader",
     "exif_size",
     "get_cfg",
     "imread",

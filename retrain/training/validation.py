@@ -1,13 +1,15 @@
 """Ultralytics' validator, driven step by step: its own loop would add plots, callbacks and a clock-dependent result."""
 
 from copy import copy
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from retrain.detector import NO_TIME_LIMIT
 from retrain.training.data import DetectionData
+from retrain.training.place import ALONE, Place
 from retrain.training.ultralytics_parts import DetectionModel, DetectionValidator, nms
 
 
@@ -27,18 +29,29 @@ class _UntimedValidator(DetectionValidator):
         return [{"bboxes": x[:, :4], "conf": x[:, 4], "cls": x[:, 5], "extra": x[:, 6:]} for x in rows]
 
 
+class Scores(NamedTuple):
+    """In [0, 1]; precision and recall, mean over classes, where their harmonic mean over confidence is highest."""
+
+    map50: float
+    map50_95: float
+    precision: float
+    recall: float
+
+
 class Validation:
     """Scores a model on the validation images.
 
     Args:
         data: whose `val` loader.
         folder: existing folder the validator is told to write to; it writes nothing.
+        place: each process scores its batches, and all get the result of all.
     """
 
-    def __init__(self, data: DetectionData, folder: Path) -> None:
-        self._data = data
+    def __init__(self, data: DetectionData, folder: Path, place: Place = ALONE) -> None:
+        self._data, self._place = data, place
+        self._stats: list[dict[str, list[Any]]] = []
         self._validator = _UntimedValidator(
-            data.val.loader, save_dir=folder, args=copy(data.arguments), _callbacks={"unused": []}
+            data.val, save_dir=folder, args=copy(data.arguments), _callbacks={"unused": []}
         )
         self._validator.data = data.description
         self._validator.args.plots = False
@@ -50,6 +63,7 @@ class Validation:
         self._validator.training = True
         self._validator.device = next(model.parameters()).device
         self._validator.init_metrics(model)
+        self._stats = []
 
     def step(self, model: DetectionModel, batch: dict[str, Any]) -> None:
         device = self._validator.device
@@ -57,15 +71,25 @@ class Validation:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             batch = self._validator.preprocess(batch)
             self._validator.update_metrics(self._validator.postprocess(model(batch["img"])), batch)
+        self._stats.append({name: list(values) for name, values in self._validator.metrics.stats.items()})
+        self._validator.metrics.clear_stats()
 
-    def finish(self) -> tuple[float, float]:
-        """map50 and map50_95 of the images since `start`."""
+    def finish(self) -> Scores:
+        """Of all images since `start`."""
+        # More processes than batches: the last ones repeat another's.
+        ours = self._stats if self._place.rank < self._data.validation_batches else []
+        # In the order that one process alone would have seen: scores that tie are ranked by it.
+        turns = zip_longest(*self._place.gathered(ours))
+        merged = [stats for turn in turns for stats in turn if stats is not None]
+        self._validator.metrics.stats = {
+            name: [value for stats in merged for value in stats[name]] for name in merged[0]
+        }
         self._validator.get_stats()
         box = self._validator.metrics.box
-        return float(box.map50), float(box.map)
+        return Scores(float(box.map50), float(box.map), float(box.mp), float(box.mr))
 
-    def score(self, model: DetectionModel) -> tuple[float, float]:
-        """map50 and map50_95 over all validation images."""
+    def score(self, model: DetectionModel) -> Scores:
+        """Over all validation images."""
         self.start(model)
         for batch in self._data.val:
             self.step(model, batch)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from retrain.dataset.measuring.coverage import camera_of
 from retrain.dataset.reading.materialise import yolo_labels
 from retrain.dataset.version import DatasetItem, DatasetVersion
 from retrain.errors import BadInput, NotFound
@@ -15,6 +16,8 @@ def write_selection(
     pack_file: Callable[[str], Path],
     target: Path,
     weights: Sequence[float] | None = None,
+    *,
+    by_camera: bool = False,
 ) -> Path:
     """A selection file of some items of a version, to train on as on the folder `materialise` would make of them.
 
@@ -23,6 +26,7 @@ def write_selection(
         pack_file: where a pack of that digest is on this machine.
         target: folder to write it to.
         weights: for balanced sampling, one per item and in their order; above 0.
+        by_camera: name the camera of each image as its slice, so that training scores every camera apart.
 
     Returns:
         The file, named by its content: equal selections have equal names.
@@ -40,7 +44,8 @@ def write_selection(
         raise BadInput(f"Image {drafted[0].image} is in no pack yet; commit version {version.name} first.")
     packs = {pack: index for index, pack in enumerate(sorted({item.pack for item in chosen}))}
     given: Sequence[float | None] = [None] * len(chosen) if weights is None else [float(w) for w in weights]
-    images = [_selected(item, packs, weight) for item, weight in zip(chosen, given, strict=True)]
+    slices = [camera_of(item.metadata) if by_camera else None for item in chosen]
+    images = [_selected(*one, packs) for one in zip(chosen, given, slices, strict=True)]
     return write_selection_file(
         target, [pack_file(pack) for pack in packs], sorted(images, key=lambda image: image.name)
     )
@@ -62,7 +67,9 @@ def count_selected(selection: Path) -> int:
     return len(found.images)
 
 
-def _selected(item: DatasetItem, packs: dict[str, int], weight: float | None) -> SelectedImage:
+def _selected(
+    item: DatasetItem, weight: float | None, slice_name: str | None, packs: dict[str, int]
+) -> SelectedImage:
     return SelectedImage(
         name=item.file_name,
         pack=packs[item.pack],
@@ -70,4 +77,5 @@ def _selected(item: DatasetItem, packs: dict[str, int], weight: float | None) ->
         height=item.height,
         labels=yolo_labels(item),
         weight=weight,
+        slice=slice_name,
     )

@@ -16,8 +16,11 @@ from PIL import Image
 
 from retrain.detector import Detector, StoredModel
 from retrain.errors import BadInput, ConfigError, Conflict, PostConditionFailed
+from retrain.training.checkpoints import CheckpointManager, Position
+from retrain.training.draws import EpochBatches
 from retrain.training.orchestrator import TrainingOrchestrator
 from retrain.training.result import EpochReport, TrainingResult
+from retrain.training.validation import Scores
 from retrain.training.weights import write_model_folder
 
 CHILD = """
@@ -28,6 +31,20 @@ def die_in_epoch_3(report):
     if report.epoch == 2:
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGKILL)).start()
 TrainingOrchestrator(work).train(config, die_in_epoch_3)
+"""
+
+CHILD_KILLED_WITHIN = """
+import json, os, signal, sys
+from retrain.training.checkpoints import CheckpointManager, Position
+from retrain.training.orchestrator import TrainingOrchestrator
+work, config = sys.argv[1], json.loads(sys.argv[2])
+save = CheckpointManager.save
+def save_and_die(self, position, state):
+    save(self, position, state)
+    if position == Position(1, images=12):
+        os.kill(os.getpid(), signal.SIGKILL)
+CheckpointManager.save = save_and_die
+TrainingOrchestrator(work, checkpoint_minutes=0).train(config)
 """
 
 
@@ -118,6 +135,35 @@ def test_stopped_after_any_epoch_ends_with_the_same_bits(
 
     assert resumed.resumed_from_epoch == epoch
     assert resumed.weights_sha256 == uninterrupted[0].weights_sha256
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_within_an_epoch_goes_on_there_and_ends_with_the_same_bits(
+    workers: int, rectangles: dict[str, Any], uninterrupted: tuple[TrainingResult, Path], tmp_path: Path
+) -> None:
+    environment = {**os.environ, "RETRAIN_HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path.cwd())}
+    config = {**rectangles, "workers": workers}
+    command = [sys.executable, "-c", CHILD_KILLED_WITHIN, str(tmp_path / "jobs"), plain(config)]
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (checkpoints,) = (tmp_path / "jobs").glob("*/checkpoints")
+    assert CheckpointManager(checkpoints).positions()[-1] == Position(1, images=12)
+    loaded = list[int]()
+
+    with pytest.MonkeyPatch.context() as patch:
+        part = EpochBatches._part
+        patch.setattr(
+            EpochBatches, "_part", lambda self, order, batch: loaded.append(batch) or part(self, order, batch)
+        )
+        resumed = TrainingOrchestrator(tmp_path / "jobs").train(config)
+
+    # Batches that were trained on are not even read.
+    assert loaded[:2] == [3, 4]
+    assert resumed.resumed_from_epoch == 1
+    assert resumed.weights_sha256 == uninterrupted[0].weights_sha256
+    assert [report.losses for report in resumed.epochs] == [
+        report.losses for report in uninterrupted[0].epochs
+    ]
 
 
 def test_finished_job_is_not_trained_again(
@@ -236,9 +282,9 @@ def test_fine_tuning_starts_from_the_given_weights(
 def test_early_stopping_ends_the_job_and_keeps_the_best_epoch(
     rectangles: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scores = iter([(0.1, 0.1), (0.5, 0.5), (0.4, 0.4), (0.3, 0.3), (0.9, 0.9)])
+    scores = iter(Scores(value, value, 0.0, 0.0) for value in (0.1, 0.5, 0.4, 0.3, 0.9))
     monkeypatch.setattr("retrain.training.validation.Validation.finish", lambda _: next(scores))
-    monkeypatch.setattr("retrain.training.validation.Validation.score", lambda *_: (0.5, 0.5))
+    monkeypatch.setattr("retrain.training.validation.Validation.score", lambda *_: Scores(0.5, 0.5, 0.0, 0.0))
     result = TrainingOrchestrator(tmp_path).train({**rectangles, "epochs": 6, "patience": 2})
     assert len(result.epochs) == 4
     assert result.stopped_early
@@ -248,7 +294,7 @@ def test_early_stopping_ends_the_job_and_keeps_the_best_epoch(
 def test_a_model_that_scores_otherwise_after_loading_is_refused(
     rectangles: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("retrain.training.validation.Validation.score", lambda *_: (0.5, 0.5))
+    monkeypatch.setattr("retrain.training.validation.Validation.score", lambda *_: Scores(0.5, 0.5, 0.0, 0.0))
     with pytest.raises(PostConditionFailed, match="scores map50_95"):
         TrainingOrchestrator(tmp_path).train({**rectangles, "epochs": 1})
 
@@ -259,7 +305,7 @@ def test_diverged_training_is_an_error_and_leaves_no_checkpoint(
     start = StoredModel.read(uninterrupted[0].model_folder)
     start.weights["model.0.conv.weight"][0] = float("nan")
     write_model_folder(tmp_path / "start", start)
-    with pytest.raises(PostConditionFailed, match="diverged in epoch 1"):
+    with pytest.raises(PostConditionFailed, match=r"diverged in epoch 1, batch 1: .*\.png"):
         TrainingOrchestrator(tmp_path).train({**rectangles, "initial_weights": tmp_path / "start"})
     assert not list(tmp_path.rglob("*.ckpt"))
 

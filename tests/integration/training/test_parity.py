@@ -1,5 +1,6 @@
 """The same recipe through Ultralytics' own trainer: scores and weights must be equal, epoch by epoch."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import yaml
 from ultralytics.models.yolo.detect import DetectionTrainer
 
 from retrain.detector import StoredModel
+from retrain.training.draws import epoch_order
 from retrain.training.orchestrator import TrainingOrchestrator
-from retrain.training.reproducible import epoch_seed, reproducible, seed_everything
+from retrain.training.reproducible import reproducible, seed_augmentation
 from retrain.training.ultralytics_parts import DetectionModel, yaml_model_load
 from retrain.training.weights import write_model_folder
 
@@ -26,11 +28,36 @@ def starting_weights(folder: Path) -> StoredModel:
     return stored
 
 
-def seeded_by_epoch(trainer: Any) -> None:
-    """Seed as we do; Ultralytics carries its random state from epoch to epoch, which cannot be resumed."""
-    seed = epoch_seed(SEED, trainer.epoch)
-    seed_everything(seed)
-    trainer.train_loader.generator.manual_seed(seed)
+class OurOrder:
+    """Stands for Ultralytics' shuffling, which carries its random state from epoch to epoch and cannot be resumed."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(epoch_order(len(self), SEED, self.trainer.epoch).tolist())
+
+    def __len__(self) -> int:
+        return len(self.trainer.train_loader.dataset)
+
+
+def draw_as_we_do(trainer: Any) -> None:
+    """Order and augmentation seeds are all that is not Ultralytics' own here."""
+    loader = trainer.train_loader
+    loader.batch_sampler.sampler.sampler = OurOrder(trainer)
+    original = type(loader.dataset).__getitem__
+
+    class SeededDataset(type(loader.dataset)):  # type: ignore[misc]
+        def __getitem__(self, index: int) -> Any:
+            order = epoch_order(len(self), SEED, trainer.epoch).tolist()
+            seed_augmentation(SEED, trainer.epoch, order.index(index))
+            return original(self, index)
+
+    loader.dataset.__class__ = SeededDataset
+
+
+def begin_anew(trainer: Any) -> None:
+    """Else the loader would go on in the order of the epoch before."""
     trainer.train_loader.reset()
 
 
@@ -74,7 +101,8 @@ def train_with_ultralytics(config: dict[str, Any], start: StoredModel, folder: P
         seen.append({**trainer.metrics, "weights": weights, "losses": losses})
 
     trainer.add_callback("on_pretrain_routine_end", load_start)
-    trainer.add_callback("on_train_epoch_start", seeded_by_epoch)
+    trainer.add_callback("on_train_start", draw_as_we_do)
+    trainer.add_callback("on_train_epoch_start", begin_anew)
     trainer.add_callback("on_fit_epoch_end", record)
     trainer.final_eval = lambda: None
     trainer.train()
@@ -104,7 +132,9 @@ def test_scores_losses_and_weights_equal_those_of_the_ultralytics_trainer(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        theirs = train_with_ultralytics(config, start, tmp_path)
+        # Draws of augmentation come from a generator that nothing else touches, here as there.
+        with reproducible(SEED, threads=1):
+            theirs = train_with_ultralytics(config, start, tmp_path)
     finally:
         torch.set_num_threads(threads)
     ours = TrainingOrchestrator(tmp_path / "jobs").train(config)

@@ -33,6 +33,30 @@ def test_equal_selections_are_one_file_and_others_another(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize(
+    ("weights", "name"),
+    [
+        ((None, None), "35b7bf78249f55f274856198e97f12d9bbdbc46e5964d642866c04f37a7b14aa"),
+        ((0.5, 2.0), "fc7324c3191176372538167959a441a1e0525af1e61158b3bf93741c0d20dea1"),
+    ],
+)
+def test_a_selection_without_slices_has_the_name_it_had_before_there_were_any(weights, name, tmp_path):
+    images = [selected(image, weight=weight) for image, weight in zip(NAMES, weights, strict=False)]
+
+    path = write_selection_file(tmp_path, [tmp_path / "p.zip"], images)
+
+    assert path.stem == name
+    assert [image.slice for image in read_selection_file(path).images] == [None, None]
+
+
+def test_a_slice_is_read_as_written_and_part_of_the_name(tmp_path):
+    plain = write_selection_file(tmp_path, [tmp_path / "p.zip"], [selected()])
+    sliced = write_selection_file(tmp_path, [tmp_path / "p.zip"], [selected(slice="Tör 1")])
+
+    assert sliced != plain
+    assert [image.slice for image in read_selection_file(sliced).images] == ["Tör 1"]
+
+
 def test_a_damaged_selection_is_refused_and_written_anew(tmp_path):
     path = write_selection_file(tmp_path, [tmp_path / "p.zip"], [selected()])
     whole = path.read_bytes()
@@ -65,6 +89,7 @@ def test_packs_are_found_through_a_linked_folder(tmp_path):
         ([selected(weight=0.0)], "above 0"),
         ([selected(weight=float("inf"))], "finite"),
         ([selected(weight=1.0), selected(NAMES[1])], "or none needs a weight"),
+        ([selected(slice="")], "slice of image a+.png is empty"),
     ],
 )
 def test_what_cannot_be_trained_on_is_not_written(images, message, tmp_path):

@@ -1,3 +1,4 @@
+import math
 import zipfile
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -12,7 +13,7 @@ from retrain.data_collection.triggers.crossings import select_samples
 from retrain.dataset.manager import DatasetManager
 from retrain.dataset.reading.balance import sampling_weights
 from retrain.dataset.reading.materialise import materialise
-from retrain.errors import BadInput, NotFound
+from retrain.errors import BadInput, ConfigError, NotFound
 from retrain.storage.digests import content_digest
 from retrain.storage.leases import LeaseManager
 from retrain.storage.selections import read_selection_file
@@ -234,6 +235,50 @@ def test_a_layout_without_anything_to_train_on_says_what_to_change(resources, st
 
     with pytest.raises(BadInput, match=r"training\.replay_fraction 0 takes none of the others; raise it"):
         laid_out(resources, training={"replay_fraction": 0.0})
+
+
+def test_every_class_of_a_camera_is_replayed_by_its_ratio_and_the_record_says_how_many(resources, stored):
+    classes = stored["v1.1.0"].classes
+    old = [item for item in stored["v1.1.0"].in_split("train") if item.image in stored["v1.0.0"].by_image]
+
+    layout, [_, replayed], _ = laid_out(
+        resources, training={"replay_fraction": 0.0, "replay_by_class": {"one": 0.3, "two": 1.0}}
+    )
+
+    sizes = {label: sum(classes[item.objects[0].class_index] == label for item in old) for label in classes}
+    wanted = {"zero": 0, "one": math.ceil(0.3 * sizes["one"]), "two": sizes["two"]}
+    assert layout["replay"]["columns"] == ["label", "camera", "old", "replayed"]
+    assert sorted(layout["replay"]["rows"]) == sorted(
+        [label, "north", sizes[label], wanted[label]] for label in classes
+    )
+    assert len(replayed.images) == sum(wanted.values())
+
+
+def test_a_cameras_ratio_holds_for_its_images(resources, stored):
+    layout, [_, replayed], _ = laid_out(
+        resources, training={"replay_fraction": 0.0, "replay_by_camera": {"north": 1.0}}
+    )
+
+    assert len(replayed.images) == sum(old for _, _, old, _ in layout["replay"]["rows"])
+
+
+def test_a_camera_without_training_images_is_a_warning_that_names_the_nearest(resources, stored, log):
+    laid_out(resources, training={"replay_by_camera": {"nort": 1.0, "north": 1.0}})
+
+    (said,) = log.warning.call_args_list
+    assert said.args[1:] == ("nort", "; did you mean 'north'?")
+
+
+def test_a_class_that_the_version_does_not_have_stops_the_layout(resources, stored):
+    with pytest.raises(ConfigError, match=r"Unknown class in replay_by_class 'tow'\. Did you mean 'two'\?"):
+        laid_out(resources, training={"replay_by_class": {"tow": 1.0}})
+
+
+def test_validation_images_name_their_camera_and_training_images_none(resources, stored):
+    _, train, val = laid_out(resources)
+
+    assert {image.slice for image in val.images} == {"north"}
+    assert {image.slice for one in train for image in one.images} == {None}
 
 
 def test_a_pack_that_is_not_on_this_machine_stops_the_layout(resources, stored):

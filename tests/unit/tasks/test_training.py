@@ -1,4 +1,6 @@
+import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
@@ -6,10 +8,12 @@ import pytest
 
 from retrain.config import RetrainConfig
 from retrain.cycle import open_cycle
+from retrain.serving.release import Lineage, read_release
 from retrain.storage.leases import LeaseManager
 from retrain.training.request import AUGMENTATIONS, TrainingRequest
 from tasks.cycle import CycleWork
 from tasks.resources import Resources
+from tasks.serving import register_release
 from tasks.training import train
 
 LAYOUT = {"train": ["cache/new.jsonl", "cache/replayed.jsonl"], "val": "cache/val.jsonl"}
@@ -20,13 +24,27 @@ class HandedOver(Exception):
     pass
 
 
+def model_folder(resources, name):
+    folder = resources.home / name
+    folder.mkdir(exist_ok=True)
+    (folder / "weights.safetensors").write_bytes(name.encode())
+    (folder / "model.json").write_text(json.dumps({"classes": ["a"], "imgsz": 32}))
+    return folder
+
+
+def publish(resources, name):
+    lineage = Lineage("v1.0.0", "0" * 64, "job", None, "test")
+    return resources.releases.publish(model_folder(resources, name), lineage)
+
+
 @pytest.fixture
 def hand_over(tmp_path, monkeypatch):
     """Runs the stage until the trainer would begin; what it and MLflow are given."""
 
-    def run(**dataset):
-        config = {"model": {"name": "m", "classes": ["a"]}, "dataset": dataset}
+    def run(*, champion=False, training=None, **dataset):
+        config = {"model": {"name": "m", "classes": ["a"]}, "dataset": dataset, "training": training or {}}
         resources = Resources(RetrainConfig.model_validate(config), tmp_path)
+        initial = publish(resources, "champion") if champion else None
         trainer, tracker = MagicMock(), MagicMock()
         trainer.return_value.train.side_effect = HandedOver
         module = SimpleNamespace(TrainingOrchestrator=trainer)
@@ -36,7 +54,7 @@ def hand_over(tmp_path, monkeypatch):
         with LeaseManager(resources.state).acquire("cycle-m", 30) as lease:
             cycle = open_cycle(resources.state, "m", "m-samples-1", "c", lease)
             with pytest.raises(HandedOver):
-                train.fn(CycleWork(cycle, resources), {"name": "v1.0.0", "digest": "d"}, LAYOUT, None)
+                train.fn(CycleWork(cycle, resources), {"name": "v1.0.0", "digest": "d"}, LAYOUT, initial)
         resources.state.close()
         (logged,) = tracker.run_for.return_value.log_params.call_args.args
         return trainer.return_value.train.call_args.args[0], logged
@@ -71,6 +89,42 @@ def test_without_augmentation_every_strength_is_0_and_no_pipeline_runs(hand_over
 
     assert TrainingRequest.of(request).augment == dict.fromkeys(AUGMENTATIONS, 0.0)
     assert TrainingRequest.of(request).augmentation_pipeline == ()
+
+
+def test_a_warm_start_takes_the_champions_weights_and_the_settings_of_fine_tuning(hand_over):
+    request = hand_over(champion=True, training={"fine_tune_epochs": 3, "fine_tune_learning_rate": 0.01})[0]
+
+    assert (Path(request["initial_weights"]) / "weights.safetensors").read_bytes() == b"champion"
+    assert (request["epochs"], request["learning_rate"]) == (3, 0.01)
+
+
+def test_a_cold_start_leaves_the_champions_weights_and_trains_as_the_first_model_was(hand_over):
+    asked = {"warm_start": False, "epochs": 7, "learning_rate": 0.02}
+
+    assert hand_over(champion=True, training=asked)[0] == hand_over(training=asked)[0]
+    assert hand_over(champion=True, training=asked)[0]["initial_weights"] is None
+    assert hand_over(champion=True, training=asked)[0]["epochs"] == 7
+
+
+def test_the_release_of_a_cold_start_names_the_champion_as_its_parent(tmp_path):
+    config = {"model": {"name": "m", "classes": ["a"]}, "training": {"warm_start": False}}
+    resources = Resources(RetrainConfig.model_validate(config), tmp_path)
+    resources.__dict__["registry"] = MagicMock()
+    resources.registry.register.return_value = "2"
+    trained = {"job_id": "j", "run_id": "r", "model_uri": "u"}
+    trained["model_folder"] = model_folder(resources, "trained").name
+    champion = publish(resources, "champion")
+    with LeaseManager(resources.state).acquire("cycle-m", 30) as lease:
+        cycle = open_cycle(resources.state, "m", "m-samples-1", "c", lease)
+        version = {"name": "v1.1.0", "digest": "d"}
+        made = register_release.fn(CycleWork(cycle, resources), trained, version, champion)
+    resources.state.close()
+
+    assert read_release(resources.releases.fetch(made["digest"])).lineage.parent == champion
+
+
+def test_the_job_is_named_by_the_lists_themselves_so_that_another_replay_is_another_job(hand_over):
+    assert "data_digest" not in hand_over()[0]
 
 
 def test_places_are_not_logged(hand_over, tmp_path):

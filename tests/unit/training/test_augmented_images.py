@@ -1,6 +1,5 @@
 """What the dataset's pipeline does to training images, seen where Ultralytics' transforms begin and end."""
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,11 @@ from retrain.boxes import Annotations, yolo_to_xyxy
 from retrain.dataset.augmenter import DatasetAugmenter
 from retrain.training.augmented_images import AugmentedImages
 from retrain.training.data import DetectionData
+from retrain.training.drawn_images import DrawnImages
+from retrain.training.draws import Draw
 from retrain.training.job import TrainingJob
 from retrain.training.labelled_images import LabelledImages
+from retrain.training.reproducible import reproducible
 from retrain.training.request import AUGMENTATIONS, TrainingRequest
 from retrain.training.ultralytics_parts import get_cfg
 
@@ -73,11 +75,9 @@ def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return torch.equal(one["img"], other["img"]) and torch.equal(one["cls"], other["cls"]) and boxes
 
 
-def seeded(dataset: LabelledImages, index: int) -> Mapping[str, Any]:
-    random.seed(index)
-    np.random.seed(index)
-    item: Mapping[str, Any] = dataset[index]
-    return item
+def drawn(dataset: LabelledImages, arguments: Any) -> list[Mapping[str, Any]]:
+    loaded = DrawnImages(dataset, arguments, closing=1)
+    return [loaded[Draw(0, index, index)] for index in range(len(loaded))]
 
 
 def mirrored(row: list[float]) -> list[float]:
@@ -101,12 +101,13 @@ def turned(row: list[float]) -> list[float]:
 def test_ultralytics_sees_what_files_changed_beforehand_would_show_it_in_every_part_of_a_mosaic(
     step, turn, box, cache, mosaic, folder, tmp_path
 ):
-    settings = {"cache": cache, "hyp": get_cfg(overrides={**NOTHING, "mosaic": mosaic})}
+    arguments = get_cfg(overrides={**NOTHING, "mosaic": mosaic})
+    settings = {"cache": cache, "hyp": arguments}
     augmented = images(folder, pipeline=[step], **settings)
     beforehand = images(write_folder(tmp_path / "changed", turn, box), **settings)
 
-    for index in range(6):
-        assert same(seeded(augmented, index), seeded(beforehand, index))
+    with reproducible(0, threads=1):
+        assert all(map(same, drawn(augmented, arguments), drawn(beforehand, arguments)))
 
 
 def test_the_pipeline_gets_red_first_and_gives_what_it_says_for_the_image_by_its_name(folder):
@@ -220,14 +221,13 @@ def data(folder: Path, jobs: Path, device: str = "cpu", **changes: Any) -> Detec
 
 
 def batches(loaded: DetectionData, epoch: int) -> list[Mapping[str, Any]]:
-    loaded.start_epoch(epoch)
+    loaded.train.follow(lambda: (epoch, 0))
     return list(loaded.train)
 
 
 def test_loader_processes_augment_for_the_epoch_that_is_told(folder, tmp_path):
     alone = data(folder, tmp_path, augmentation_pipeline=MIXING)
-    # A loader for a GPU, as only that one has processes of its own.
-    shared = data(folder, tmp_path, "cuda", augmentation_pipeline=MIXING, workers=2)
+    shared = data(folder, tmp_path, augmentation_pipeline=MIXING, workers=2)
     assert shared.train.loader.num_workers == 2
 
     seen = []
@@ -254,18 +254,24 @@ def test_validation_images_are_never_augmented(folder, tmp_path):
 
 
 def test_without_pipeline_and_strengths_training_images_are_as_stored(folder, tmp_path):
-    loaded = data(folder, tmp_path).train.loader.dataset
+    loaded = data(folder, tmp_path)
+    drawn = loaded.train.loader.dataset
 
-    for index, path in enumerate(loaded.im_files):
+    for index, path in enumerate(loaded.training_images.im_files):
         pixels = np.asarray(Image.open(path))
         top, left = ((SIDE - side) // 2 for side in pixels.shape[:2])
-        shown = loaded[index]["img"].numpy()[:, top : top + pixels.shape[0], left : left + pixels.shape[1]]
+        shown = drawn[Draw(0, 0, index)]["img"].numpy()[
+            :, top : top + pixels.shape[0], left : left + pixels.shape[1]
+        ]
         assert np.array_equal(shown, pixels.transpose(2, 0, 1))
 
 
 def test_another_seed_augments_differently(folder, tmp_path):
     one, other = (data(folder, tmp_path, augmentation_pipeline=MIXING, seed=seed) for seed in (0, 1))
 
-    pixels = [[loaded.train.loader.dataset[index]["img"] for index in range(6)] for loaded in (one, other)]
+    pixels = [
+        [loaded.train.loader.dataset[Draw(0, index, index)]["img"] for index in range(6)]
+        for loaded in (one, other)
+    ]
 
     assert not all(map(torch.equal, *pixels))

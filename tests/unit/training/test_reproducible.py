@@ -3,7 +3,8 @@ import random
 import numpy as np
 import torch
 
-from retrain.training.reproducible import epoch_seed, reproducible
+from retrain.training.reproducible import reproducible, seed_augmentation
+from retrain.training.ultralytics_parts import DRAWING_MODULES
 
 
 def draw() -> tuple[float, float, float]:
@@ -32,7 +33,15 @@ def test_thread_count_and_determinism_are_given_back() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_every_epoch_and_process_has_its_own_seed() -> None:
-    seeds = {epoch_seed(seed, epoch, rank) for seed in range(5) for epoch in range(20) for rank in range(4)}
-    assert len(seeds) == 400
-    assert epoch_seed(1, 2, 3) == epoch_seed(1, 2, 3)
+def test_every_position_of_every_epoch_draws_its_own_and_the_same_again() -> None:
+    def augmentation(seed: int, epoch: int, position: int) -> tuple[float, float]:
+        seed_augmentation(seed, epoch, position)
+        return DRAWING_MODULES[0].random.random(), float(np.random.rand())
+
+    with reproducible(0, threads=1):
+        places = [
+            (seed, epoch, position) for seed in range(3) for epoch in range(5) for position in range(20)
+        ]
+        seen = {augmentation(*place) for place in places}
+        assert len(seen) == 300
+        assert augmentation(1, 2, 3) in seen

@@ -43,7 +43,15 @@ def test_unknown_key_is_refused_with_the_nearest_valid_one(key: str, nearest: st
         ("learning_rate", 2),
         ("learning_rate", "0.1"),
         ("optimizer", "auto"),
-        ("scheduler", "step"),
+        ("scheduler", "poly"),
+        ("optimizer", "AdamW"),
+        ("step_epochs", 3),
+        ("plateau_factor", 0.5),
+        ("onecycle_peak", 0.3),
+        ("clip_norm", 0),
+        ("stop_metric", "f1"),
+        ("min_delta", -0.1),
+        ("min_delta", 0.1),
         ("image_size", 100),
         ("classes", []),
         ("classes", ["x", "x"]),
@@ -86,7 +94,12 @@ def test_identity_ignores_where_things_are() -> None:
 
 @pytest.mark.parametrize(
     "newer",
-    [{"sampling": "balanced"}, {"augmentation_pipeline": [{"step": "greyscale"}]}],
+    [
+        {"sampling": "balanced"},
+        {"augmentation_pipeline": [{"step": "greyscale"}]},
+        {"clip_norm": None},
+        {"stop_metric": "loss"},
+    ],
 )
 def test_identity_names_a_newer_setting_only_where_it_is_not_the_one_there_always_was(
     newer: dict[str, Any],
@@ -104,3 +117,48 @@ def test_pipelines_that_do_the_same_are_the_same_job() -> None:
 
     assert one.identity() == other.identity()
     assert one.augmentation_pipeline[0]["directions"] == ["horizontal"]
+
+
+def test_defaults_of_scheduler_and_stopping_written_down_are_the_same_job() -> None:
+    said = {"clip_norm": 10, "stop_metric": "map50_95", "min_delta": 0, "step_epochs": None}
+    assert TrainingRequest.of({**CONFIG, **said}).identity() == TrainingRequest.of(CONFIG).identity()
+
+
+def test_auto_is_refused_with_the_reason() -> None:
+    with pytest.raises(ConfigError, match="growing data set would silently change the optimizer"):
+        TrainingRequest.of({**CONFIG, "optimizer": "auto"})
+
+
+def test_settings_of_the_chosen_scheduler_are_completed_so_that_the_job_is_named_by_what_it_does() -> None:
+    short = TrainingRequest.of({**CONFIG, "scheduler": "step", "epochs": 9})
+    whole = TrainingRequest.of(
+        {**CONFIG, "scheduler": "step", "epochs": 9, "step_epochs": 3, "step_factor": 0.1}
+    )
+    assert (short.step_epochs, short.step_factor, short.plateau_factor) == (3, 0.1, None)
+    assert short.identity() == whole.identity()
+    assert short.schedule(batches=5, accumulate=2).at(20).factor == 0.1
+
+
+def test_onecycle_needs_no_warmup_and_refuses_one() -> None:
+    assert TrainingRequest.of({**CONFIG, "scheduler": "onecycle"}).warmup_epochs == 0
+    with pytest.raises(ConfigError, match="warms up by itself"):
+        TrainingRequest.of({**CONFIG, "scheduler": "onecycle", "warmup_epochs": 1})
+
+
+def test_patience_that_ends_training_before_a_plateau_can_count_is_refused() -> None:
+    plateau = {**CONFIG, "scheduler": "plateau", "plateau_patience": 3}
+    assert TrainingRequest.of({**plateau, "patience": 5}).patience == 5
+    with pytest.raises(ConfigError, match="patience must be at least 5"):
+        TrainingRequest.of({**plateau, "patience": 4})
+
+
+def test_plateau_follows_the_metric_that_stops() -> None:
+    request = TrainingRequest.of(
+        {**CONFIG, "scheduler": "plateau", "patience": 9, "stop_metric": "loss", "min_delta": 0.1}
+    )
+    assert (request.stopping.metric, request.stopping.min_delta, request.stopping.patience) == (
+        "loss",
+        0.1,
+        9,
+    )
+    assert not request.schedule(batches=1, accumulate=1).bigger_is_better

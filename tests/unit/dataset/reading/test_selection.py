@@ -57,6 +57,20 @@ def test_any_order_of_the_items_gives_the_same_file(box, order, make_item, make_
     assert [image.weight for image in read_selection_file(plain).images] == weights
 
 
+def test_the_camera_of_an_image_becomes_its_slice_only_where_that_is_asked_for(
+    make_item, make_version, tmp_path
+):
+    cameras = [{"camera": "north"}, {"camera_id": 7}, {}]
+    version = make_version([make_item(seed, metadata=camera) for seed, camera in enumerate(cameras)])
+
+    plain = write_selection(version, version.items, place, tmp_path)
+    sliced = write_selection(version, version.items, place, tmp_path, by_camera=True)
+
+    named = {image.digest: image.slice for image in read_selection_file(sliced).images}
+    assert named == {make_item(0).image: "north", make_item(1).image: "7", make_item(2).image: None}
+    assert {image.slice for image in read_selection_file(plain).images} == {None}
+
+
 def test_what_cannot_be_selected_is_refused(version, make_item, tmp_path):
     def write(items, weights=None):
         return write_selection(version, items, place, tmp_path / "selections", weights)

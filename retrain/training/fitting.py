@@ -1,0 +1,124 @@
+"""Trains a job from where it stands to its end, alone or as one of several processes that share every batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import DDPStrategy
+
+from retrain.training.checkpoints import CheckpointManager, Position
+from retrain.training.data import DetectionData
+from retrain.training.detection_module import DetectionModule
+from retrain.training.ema import MovingAverage
+from retrain.training.job import TrainingJob
+from retrain.training.model import build_model
+from retrain.training.place import ALONE, Place, PlacedEnvironment
+from retrain.training.recorder import EpochRecorder, OnEpoch
+from retrain.training.result import EpochReport
+from retrain.training.validation import Validation
+
+Saved = tuple[Position, dict[str, Any]]
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What does not change the result.
+
+    Attributes:
+        device: `cpu` or `cuda`.
+        checkpoint_minutes: how often a checkpoint is written within an epoch; None writes one per epoch only.
+        port: on which the leading of several processes listens, on this machine.
+        timeout_s: how long one of them waits for the others.
+    """
+
+    device: str
+    checkpoint_minutes: float | None = None
+    port: int = 0
+    timeout_s: float = 600.0
+
+
+def fit(
+    job: TrainingJob,
+    settings: FitSettings,
+    saved: Saved | None,
+    checkpoints: CheckpointManager | None,
+    on_epoch: OnEpoch,
+    clock: Clock,
+    place: Place = ALONE,
+    watching: Callback | None = None,
+) -> None:
+    """Train until the last checkpoint says that the job is finished; call within `reproducible`.
+
+    Args:
+        saved: the checkpoint to go on from; the same in all processes.
+        checkpoints: where to; None in all processes but the leading one.
+        watching: a further callback.
+    """
+    request, stopping = job.request, job.request.stopping
+    data = DetectionData(job, settings.device, place.rank, place.processes)
+    model = build_model(job, data)
+    first, state = saved or (Position(0), None)
+    if state is not None:
+        model.load_state_dict(state["model"])
+    average = MovingAverage(state["average"] if state else None)
+    reports = [EpochReport.from_json(report) for report in state["reports"]] if state else []
+    module = DetectionModule(
+        model=model,
+        job=job,
+        data=data,
+        average=average,
+        validation=Validation(data, job.folder, place),
+        resume=state,
+        first_epoch=first.epoch,
+        first_batch=first.images // request.batch_size,
+        history=[stopping.metric_of(report) for report in reports],
+        place=place,
+    )
+    data.train.follow(lambda: module.start)
+    recorder = EpochRecorder(
+        checkpoints=checkpoints,
+        average=average,
+        stopping=stopping,
+        epochs=request.epochs,
+        batch_size=request.batch_size,
+        every_s=None if settings.checkpoint_minutes is None else 60 * settings.checkpoint_minutes,
+        on_epoch=on_epoch,
+        clock=clock,
+        saved=state,
+    )
+    # Only the remaining epochs are asked for: every schedule is a function of the job's own epoch, so nothing of
+    # Lightning's progress needs to be restored.
+    trainer = Trainer(
+        accelerator="gpu" if settings.device == "cuda" else "cpu",
+        devices=place.processes // place.nodes,
+        num_nodes=place.nodes,
+        strategy=_strategy(settings, place),
+        precision="bf16-mixed" if job.mixed_precision else "32-true",
+        max_epochs=request.epochs - first.epoch,
+        callbacks=[average, recorder, *([watching] if watching else [])],
+        default_root_dir=job.folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        # Inference tensors cached by the averaged model could not be updated later.
+        inference_mode=False,
+    )
+    trainer.fit(module, data.train, data.val)
+
+
+def _strategy(settings: FitSettings, place: Place) -> DDPStrategy | str:
+    if place.processes == 1:
+        return "auto"
+    return DDPStrategy(
+        cluster_environment=PlacedEnvironment(place, settings.port),
+        process_group_backend="nccl" if settings.device == "cuda" else "gloo",
+        timeout=timedelta(seconds=settings.timeout_s),
+        # Normalisation layers have statistics of their own in each process, as in Ultralytics' trainer.
+        broadcast_buffers=False,
+    )
