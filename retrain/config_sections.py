@@ -260,6 +260,7 @@ class Training(Section):
     model: Text = "yolov8n"
     """Ultralytics architecture the first champion is built from."""
     num_gpus: Annotated[Integer, Field(ge=0)] = 0
+    """0 trains on the CPU; more than one share every batch."""
     mixed_precision: Switch = False
     gradient_accumulation: Positive = 1
     """Batches per optimiser step."""

@@ -1,4 +1,4 @@
-"""The rules of data collection that a configuration describes, built without a store, and all checked at once."""
+"""The rules of data collection and replay that a configuration describes, built without a store, and all checked at once."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,6 +11,7 @@ from retrain.data_collection.strategies.balance import ClassCounts
 from retrain.data_collection.strategies.rules import make_strategy
 from retrain.data_collection.triggers.freeze import FreezeCalendar
 from retrain.data_collection.triggers.policy import TriggerPolicy
+from retrain.dataset.reading.replay import BACKGROUND
 from retrain.errors import ConfigError
 
 _LABELLED = ("class_thresholds", "targets")
@@ -66,6 +67,10 @@ def _rules(config: RetrainConfig) -> Iterator[tuple[str, Callable[[], Any]]]:
         for label in values:
             known = partial(check_known, f"class in {name}", label, config.model.classes)
             yield f"data_collection.{name}.{label}", known
+    # A running cycle could not change it any more.
+    for label in config.training.replay_by_class:
+        known = partial(check_known, "class in replay_by_class", label, (*config.model.classes, BACKGROUND))
+        yield f"training.replay_by_class.{label}", known
     yield "data_collection.trigger.timezone", partial(FreezeCalendar, (), collection.trigger.timezone)
     for window in collection.trigger.freeze:
         yield "data_collection.trigger.freeze", partial(FreezeCalendar, (window,))

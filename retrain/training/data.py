@@ -49,9 +49,17 @@ class DetectionData:
         device: where batches go, `cpu` or `cuda`.
         rank: of this process, given and not read from the environment, where Lightning and Ultralytics disagree.
         processes: that train together; each is given its part of every batch.
+        on_progress: called for each image that is read.
     """
 
-    def __init__(self, job: TrainingJob, device: str, rank: int = 0, processes: int = 1) -> None:
+    def __init__(
+        self,
+        job: TrainingJob,
+        device: str,
+        rank: int = 0,
+        processes: int = 1,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
         request = job.request
         check_shared(request.batch_size, processes)
         self.arguments = trainer_arguments(job)
@@ -61,7 +69,7 @@ class DetectionData:
             "channels": 3,
             "val": str(request.val_data),
         }
-        self._request, self._device = request, device
+        self._request, self._device, self._on_progress = request, device, on_progress
         self.validation_images = self._dataset((request.val_data,), augment=False)
         training = self._dataset(request.train_data, augment=True)
         self.training_images, self.images = training, len(training)
@@ -97,6 +105,7 @@ class DetectionData:
             "pad": 0.0 if augment else 0.5,
             "task": "detect",
             "data": self.description,
+            "on_progress": self._on_progress,
         }
         if augment and request.augmentation_pipeline:
             return AugmentedImages(request.augmentation_pipeline, request.seed, **settings)

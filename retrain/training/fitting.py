@@ -49,6 +49,7 @@ def fit(
     clock: Clock,
     place: Place = ALONE,
     watching: Callback | None = None,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> None:
     """Train until the last checkpoint says that the job is finished; call within `reproducible`.
 
@@ -56,9 +57,10 @@ def fit(
         saved: the checkpoint to go on from; the same in all processes.
         checkpoints: where to; None in all processes but the leading one.
         watching: a further callback.
+        on_progress: called for each image that is read before training begins.
     """
     request, stopping = job.request, job.request.stopping
-    data = DetectionData(job, settings.device, place.rank, place.processes)
+    data = DetectionData(job, settings.device, place.rank, place.processes, on_progress)
     model = build_model(job, data)
     first, state = saved or (Position(0), None)
     if state is not None:

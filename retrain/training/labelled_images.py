@@ -1,8 +1,9 @@
 """Images with their labels, from folders or from packs, read strictly and without writing anything beside them."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from retrain.training.ultralytics_parts import IMG_FORMATS, YOLODataset, exif_si
 
 _READERS = 4
 
+T = TypeVar("T")
+
 
 class LabelledImages(YOLODataset):
     """Ultralytics' dataset over any mix of data folders and selection files.
@@ -26,6 +29,17 @@ class LabelledImages(YOLODataset):
 
     epoch = 0
     """Of the training, from 0."""
+
+    def __init__(self, *, on_progress: Callable[[], None] = lambda: None, **settings: Any) -> None:
+        """Read all labels, and cache all images if `settings`, which are Ultralytics', say so.
+
+        Args:
+            on_progress: called for each image read, so that a long start is not taken for a stall.
+        """
+        self._on_progress = on_progress
+        super().__init__(**settings)
+        # Not needed by the loader processes, which cannot be given every function.
+        del self._on_progress
 
     @property
     def weights(self) -> FloatArray | None:
@@ -45,7 +59,7 @@ class LabelledImages(YOLODataset):
         return found
 
     def get_labels(self) -> list[dict[str, Any]]:
-        return [self._entry(name) for name in self.im_files]
+        return [self._progressed(self._entry(name)) for name in self.im_files]
 
     def load_image(self, i: int, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -65,9 +79,13 @@ class LabelledImages(YOLODataset):
     def cache_images(self) -> None:
         """Decode all images now, without the progress bar that cannot be switched off."""
         with ThreadPoolExecutor(_READERS) as readers:
-            loaded = list(readers.map(self.load_image, range(self.ni)))
+            loaded = [self._progressed(item) for item in readers.map(self.load_image, range(self.ni))]
         self.im_hw0, self.im_hw = [item[1] for item in loaded], [item[2] for item in loaded]
         self.ims = self._ImageCache([item[0] for item in loaded])
+
+    def _progressed(self, item: T) -> T:
+        self._on_progress()
+        return item
 
     def _entry(self, name: str) -> dict[str, Any]:
         if isinstance(name, PackedImage):

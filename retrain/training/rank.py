@@ -98,6 +98,7 @@ def main(folder: Path, rank: int) -> None:
             time.perf_counter,
             place,
             heartbeat,
+            heartbeat.beat,
         )
 
 

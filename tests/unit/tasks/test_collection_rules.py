@@ -52,6 +52,13 @@ def test_a_rule_that_cannot_be_built_names_its_key_and_line_once(tmp_path, setti
     assert said in lines[0]
 
 
+def test_replay_of_an_unknown_class_is_found_before_a_cycle_meets_it(tmp_path):
+    (line,) = problems(tmp_path, "training:\n  replay_by_class: {objct: 0.5, no object: 0.1}\n")
+
+    assert line.startswith("2: training.replay_by_class.objct: Unknown class in replay_by_class")
+    assert "Did you mean 'object'?" in line
+
+
 def test_every_problem_is_reported_at_once(tmp_path):
     text = """
 data_collection:

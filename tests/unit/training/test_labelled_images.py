@@ -87,3 +87,13 @@ def test_an_empty_label_file_is_an_image_with_nothing_to_find(tmp_path):
     path.write_text("\n", encoding="utf-8")
 
     assert read_labels(path, classes=2).shape == (0, 5)
+
+
+def test_progress_is_told_for_every_label_and_every_cached_image(tmp_path):
+    for name in "abc":
+        add(tmp_path, name, None)
+    told = []
+
+    images = dataset(tmp_path, on_progress=lambda: told.append(1))
+
+    assert len(told) == 2 * len(images) == 6
