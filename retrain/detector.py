@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from ultralytics.data.augment import LetterBox
+from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import DetectionModel, _SafeLoad
 from ultralytics.utils import nms, ops
 from ultralytics.utils.patches import _image_open
@@ -109,14 +110,14 @@ def without_code() -> Iterator[None]:
     """Architectures built inside are data only.
 
     Ultralytics evaluates their `activation` as Python and takes any name it knows for a layer, except while it loads
-    a checkpoint safely.
+    a checkpoint safely. Where building fails, it also leaves that activation as the default of all later models.
     """
-    was = getattr(_SafeLoad._local, "active", False)
+    was, activation = getattr(_SafeLoad._local, "active", False), Conv.default_act
     _SafeLoad._local.active = True
     try:
         yield
     finally:
-        _SafeLoad._local.active = was
+        _SafeLoad._local.active, Conv.default_act = was, activation
 
 
 def class_width(weights: Mapping[str, torch.Tensor]) -> int:

@@ -80,6 +80,9 @@ def read_architecture(path: Path, name: str | None = None) -> dict[str, Any]:
     said = _SIZED.search(Path(name or path).stem)
     scale = content.get("scale") or (said.group(2) if said else "")
     scales = content.get("scales")
+    if scales and not scale and len(scales) == 1:
+        # yolov10b is a size that Ultralytics does not read from names, alone in its file.
+        (scale,) = scales
     # Ultralytics would log a line and take the first.
     if scales and scale not in scales:
         raise ConfigError(

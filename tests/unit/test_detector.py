@@ -1,3 +1,4 @@
+import contextlib
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -7,8 +8,10 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from ultralytics.nn.modules import Conv
+from ultralytics.nn.tasks import _SafeLoad
 
-from retrain.detector import Detector, StoredModel
+from retrain.detector import Detector, StoredModel, class_width, set_class_width, without_code
 from retrain.errors import BadInput, NotFound, Unavailable
 from retrain.training.ultralytics_parts import DetectionModel
 from retrain.training.weights import write_model_folder
@@ -144,6 +147,61 @@ def test_description_that_does_not_fit_the_weights_is_refused(folder: Path, tmp_
         Detector.load(copy(folder, tmp_path / "imgsz", imgsz="64"))
     with pytest.raises(BadInput, match="cannot be built"):
         Detector.load(copy(folder, tmp_path / "architecture", architecture={"backbone": []}))
+
+
+@pytest.mark.parametrize("code", ["__import__('pathlib').Path({!r}).touch()", "open({!r}, 'w')"])
+def test_description_cannot_run_code(code: str, folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "ran"
+    architecture = json.loads((folder / "model.json").read_text())["architecture"]
+    hostile = {**architecture, "activation": code.format(str(target))}
+    # Ultralytics alone would run it, and keep the outcome as every later model's default.
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Exception):
+        patch.setattr(Conv, "default_act", Conv.default_act)
+        DetectionModel({**hostile}, ch=3, nc=3, verbose=False)
+    assert target.exists()
+    target.unlink()
+
+    model = copy(folder, tmp_path / "hostile", architecture=hostile)
+    with pytest.raises(BadInput, match="cannot be built"):
+        StoredModel.read(model).build()
+    with pytest.raises(BadInput, match="cannot be built"):
+        Detector.load(model)
+    assert not target.exists()
+
+
+def test_activation_is_that_of_its_own_model_only(folder: Path, tmp_path: Path) -> None:
+    architecture = json.loads((folder / "model.json").read_text())["architecture"]
+    relu = {**architecture, "activation": "torch.nn.ReLU()"}
+    changed = copy(folder, tmp_path / "relu", architecture=relu)
+    assert isinstance(StoredModel.read(changed).build().model[0].act, torch.nn.ReLU)
+    broken = copy(folder, tmp_path / "broken", architecture={**relu, "head": [[-1, 1, "NoLayer", []]]})
+    with pytest.raises(BadInput, match="cannot be built"):
+        StoredModel.read(broken).build()
+    assert isinstance(StoredModel.read(folder).build().model[0].act, torch.nn.SiLU)
+
+
+def test_safe_building_ends_with_the_block() -> None:
+    assert not getattr(_SafeLoad._local, "active", False)
+    with without_code(), without_code():
+        assert _SafeLoad._local.active
+    assert not _SafeLoad._local.active
+
+
+def test_model_fine_tuned_for_fewer_classes_keeps_its_width(tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = DetectionModel("yolov8n.yaml", nc=2, verbose=False)
+        set_class_width(model, 100)
+    write_model_folder(tmp_path, StoredModel(model.yaml, ("a", "b"), 64, model.state_dict()))
+    before = torch.get_rng_state()
+    built = StoredModel.read(tmp_path).build()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert class_width(built.state_dict()) == 100
+    assert all(torch.equal(tensor, built.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+def test_weights_of_no_detector_are_refused() -> None:
+    with pytest.raises(BadInput, match="no class output"):
+        class_width({"model.0.weight": torch.zeros(1)})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
