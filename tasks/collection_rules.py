@@ -1,4 +1,4 @@
-"""The rules of data collection and replay that a configuration describes, built without a store, and all checked at once."""
+"""The rules of collection and replay that a configuration describes, built without a store, and all checked at once."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
