@@ -52,7 +52,7 @@ class TrainingResult:
         model_folder: weights.safetensors and model.json, the averaged weights of the best epoch.
         weights_sha256: of weights.safetensors.
         epochs: one report per epoch that was trained, whichever call trained it.
-        best: the epoch whose weights are in `model_folder`: highest map50_95, the latest of equals.
+        best: the epoch whose weights are in `model_folder`: best `stop_metric`, the latest of equals.
         resumed_from_epoch: finished epochs that the finishing call started from; None if it started fresh.
         stopped_early: patience ran out before the last epoch.
         resolved: what training really used: optimizer, learning rate, batch, augmentation, versions.
