@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
+from retrain.errors import Cancelled
 from retrain.training.checkpoints import CheckpointManager, Position
 from retrain.training.data import DetectionData
 from retrain.training.detection_module import DetectionModule
@@ -100,7 +101,7 @@ def fit(
         strategy=_strategy(settings, place),
         precision="bf16-mixed" if job.mixed_precision else "32-true",
         max_epochs=request.epochs - first.epoch,
-        callbacks=[average, recorder, *([watching] if watching else [])],
+        callbacks=[CancelWatch(job), average, recorder, *([watching] if watching else [])],
         default_root_dir=job.folder,
         logger=False,
         enable_checkpointing=False,
@@ -112,6 +113,21 @@ def fit(
         inference_mode=False,
     )
     trainer.fit(module, data.train, data.val)
+
+
+class CancelWatch(Callback):
+    """Raises `Cancelled` after the batch in which somebody asked to stop the job."""
+
+    def __init__(self, job: TrainingJob) -> None:
+        self._job = job
+
+    def look(self, *_: Any, **__: Any) -> None:
+        if self._job.cancel_mark.exists():
+            raise Cancelled(
+                f"Training job {self._job.id} was cancelled; it goes on from its last checkpoint when it is resumed."
+            )
+
+    on_train_batch_end = on_validation_batch_end = look
 
 
 def _strategy(settings: FitSettings, place: Place) -> DDPStrategy | str:

@@ -16,11 +16,11 @@ from retrain.storage import files
 from retrain.storage.digests import content_digest, file_digest
 from retrain.storage.selections import read_selection_file
 from retrain.training.initial_weights import located
+from retrain.training.job_files import CANCELLED, JOB, lock_of
 from retrain.training.request import TrainingRequest
 
 # Raise it when the same request would train to other weights than before; finished jobs are then not reused.
 RECIPE = 2
-_JOB = "job.json"
 
 
 @dataclass(frozen=True)
@@ -79,28 +79,30 @@ class TrainingJob:
     @property
     def lock(self) -> Path:
         """Beside the folder, so that the folder can be removed while it is held."""
-        return self.folder.with_suffix(".lock")
+        return lock_of(self.folder)
 
-    def read(self, name: str) -> dict[str, Any] | None:
+    @property
+    def cancel_mark(self) -> Path:
+        """There when somebody asked to stop the job."""
+        return self.folder / CANCELLED
+
+    def read(self, name: str) -> Any:
         """A JSON file of this job, or `None` when it was not written yet."""
         path = self.folder / name
-        if not path.is_file():
-            return None
-        content: dict[str, Any] = json.loads(path.read_bytes())
-        return content
+        return json.loads(path.read_bytes()) if path.is_file() else None
 
     def threads(self) -> int:
         """CPU threads; fixed when the job starts, because the order of sums, and so the weights, depends on them."""
-        stored = self.read(_JOB)
+        stored = self.read(JOB)
         if stored is None:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             stored = {**self.request.identity(), "threads": self.request.threads or cores}
-            self.write(_JOB, stored)
+            self.write(JOB, stored)
         threads = stored["threads"]
         assert isinstance(threads, int)
         return threads
 
-    def write(self, name: str, content: dict[str, Any]) -> None:
+    def write(self, name: str, content: Any) -> None:
         files.write_whole(self.folder / name, json.dumps(content, indent=1).encode())
 
 

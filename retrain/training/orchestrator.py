@@ -5,9 +5,11 @@ from retrain import environment
 
 environment.prepare()
 
+import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,26 @@ import torch
 from filelock import FileLock, Timeout
 
 from retrain.detector import Detector, StoredModel
-from retrain.errors import BadInput, ConfigError, Conflict, NotFound, PostConditionFailed, Unavailable
+from retrain.errors import (
+    BadInput,
+    Cancelled,
+    ConfigError,
+    Conflict,
+    NotFound,
+    PostConditionFailed,
+    RetrainError,
+    Unavailable,
+)
 from retrain.storage import files
 from retrain.training.checkpoints import CheckpointManager
 from retrain.training.console import quiet
 from retrain.training.data import DetectionData
+from retrain.training.dataset_version import with_data_of_version
 from retrain.training.draws import check_shared
 from retrain.training.fitting import Clock, FitSettings, Saved, fit
 from retrain.training.job import TrainingJob
+from retrain.training.job_files import FAILURE, REPORTS, REQUEST, RESULT
+from retrain.training.jobs import LOCK_WAIT_S
 from retrain.training.model import build_model
 from retrain.training.recorder import OnEpoch
 from retrain.training.reproducible import reproducible
@@ -34,7 +48,7 @@ from retrain.training.ultralytics_parts import ULTRALYTICS_VERSION
 from retrain.training.validation import Validation
 from retrain.training.weights import write_model_folder
 
-_RESULT = "result.json"
+_PLACES = ("train_data", "val_data", "initial_weights", "model")
 
 
 class TrainingOrchestrator:
@@ -44,7 +58,7 @@ class TrainingOrchestrator:
     killed continues after its last whole checkpoint and ends with the same weights as if it had not been.
 
     Args:
-        work_dir: nothing is written elsewhere.
+        work_dir: nothing is written elsewhere; None is `jobs` in the home folder.
         num_gpus: 0 trains on the CPU; more than one have a process each, which share every batch (DDP).
         mixed_precision: bfloat16 where that is safe; validation stays float32.
         gradient_accumulation: batches per optimizer step.
@@ -52,12 +66,13 @@ class TrainingOrchestrator:
         num_processes: that share every batch on the CPU; None is one.
         stall_s: seconds without progress after which several processes are stopped and started again.
         max_restarts: how often in a row they are started again after a crash or a stall without a new epoch.
+        datasets: repository of the versions that a configuration names; None is `datasets` in the home folder.
         clock: seconds, for durations only.
     """
 
     def __init__(
         self,
-        work_dir: Path,
+        work_dir: Path | None = None,
         num_gpus: int = 0,
         mixed_precision: bool = False,
         gradient_accumulation: int = 1,
@@ -65,6 +80,7 @@ class TrainingOrchestrator:
         num_processes: int | None = None,
         stall_s: float = 600.0,
         max_restarts: int = 3,
+        datasets: Path | None = None,
         clock: Clock = time.perf_counter,
     ) -> None:
         if isinstance(num_gpus, bool) or not isinstance(num_gpus, int) or num_gpus < 0:
@@ -84,51 +100,114 @@ class TrainingOrchestrator:
                 f"num_gpus is {num_gpus}, but torch sees {torch.cuda.device_count()} on this machine; use at most that "
                 "many, 0 for the CPU."
             )
-        self._work_dir = Path(work_dir).absolute()
+        home = environment.home()
+        self._work_dir = Path(work_dir or home / "jobs").absolute()
+        self._datasets = Path(datasets or home / "datasets").absolute()
         self._device = "cuda" if num_gpus else "cpu"
         self._mixed_precision = mixed_precision
         self._gradient_accumulation = gradient_accumulation
         self._checkpoint_minutes = checkpoint_minutes
+        self._identity = {
+            "num_gpus": num_gpus,
+            "mixed_precision": mixed_precision,
+            "gradient_accumulation": gradient_accumulation,
+        }
         self._processes = num_gpus or num_processes or 1
         self._supervisor = Supervisor(stall_s, max_restarts)
         self._clock = clock
 
-    def train(self, config: Mapping[str, Any], on_epoch: OnEpoch | None = None) -> TrainingResult:
+    def train(
+        self, config: Mapping[str, Any], on_epoch: OnEpoch | None = None, *, resume: bool = False
+    ) -> TrainingResult:
         """Train, or finish, or return what is finished.
 
         Args:
-            config: settings of `TrainingRequest`.
+            config: settings of `TrainingRequest`; `dataset`, the name of a dataset version, may stand for `train_data`,
+                `val_data` and `classes`.
             on_epoch: called after each epoch once it is durable. After a crash the last durable epoch is reported
                 again, since nobody knows whether it was.
+            resume: insist that there is a job to go on with, and do so even if it was cancelled.
 
         Raises:
             ConfigError: a setting is unknown, out of range or not what training would really use.
-            NotFound, BadInput: data or initial weights are missing or damaged.
-            Conflict: another process trains this job now.
+            NotFound, BadInput: data or initial weights are missing or damaged, or there is nothing to resume.
+            Conflict: another process trains this job now, or it was cancelled.
+            Cancelled: somebody asked to stop it; checkpoints are kept.
             StorageFull: no space; free some and call again.
             PostConditionFailed: training diverged, or the stored model is not the trained one.
         """
-        job = self._job(config)
+        job, dataset = self._job(config)
         self._work_dir.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(job.lock, timeout=0), quiet():
-                return self._finished(job) or self._train(job, on_epoch or (lambda _: None))
+            with FileLock(job.lock, timeout=LOCK_WAIT_S), quiet():
+                finished = self._finished(job)
+                if finished is not None:
+                    return finished
+                self._begin(job, config, dataset, resume=resume)
+                with _failure_noted(job):
+                    return self._train(job, dataset, _kept(job, on_epoch or (lambda _: None)))
         except Timeout as error:
             raise Conflict(f"Training job {job.id} is running in another process; wait for it.") from error
 
+    def resume(self, job_id: str, on_epoch: OnEpoch | None = None) -> TrainingResult:
+        """Go on with a job that was cancelled, failed or interrupted, as it was asked for; else as `train`.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: this orchestrator would make another job of it: its precision or accumulation differ, or the data
+                is not what it was.
+        """
+        request = self._work_dir / job_id / REQUEST
+        if not request.is_file():
+            raise NotFound(f"There is no training job {job_id} in {self._work_dir}.")
+        config = json.loads(request.read_bytes())["config"]
+        if (now := self.job_id(config)) != job_id:
+            raise Conflict(
+                f"Job {job_id} cannot go on: with its settings the job is now {now}, because its data changed or this "
+                "orchestrator has another precision or accumulation. Train anew."
+            )
+        return self.train(config, on_epoch, resume=True)
+
     def job_id(self, config: Mapping[str, Any]) -> str:
         """The id `train` would use for this configuration."""
-        return self._job(config).id
+        return self._job(config)[0].id
 
-    def _job(self, config: Mapping[str, Any]) -> TrainingJob:
+    def _job(self, config: Mapping[str, Any]) -> tuple[TrainingJob, dict[str, str] | None]:
+        """The job, and the dataset version it was asked for with."""
+        dataset = None
+        if "dataset" in config:
+            config, dataset = with_data_of_version(config, self._datasets, self._work_dir / "selections")
         request = TrainingRequest.of(config)
         check_shared(request.batch_size, self._processes)
-        return TrainingJob.of(
+        job = TrainingJob.of(
             request, self._work_dir, self._gradient_accumulation, mixed_precision=self._mixed_precision
         )
+        return job, dataset
+
+    def _begin(
+        self, job: TrainingJob, config: Mapping[str, Any], dataset: dict[str, str] | None, *, resume: bool
+    ) -> None:
+        if resume and not job.folder.is_dir():
+            raise NotFound(
+                f"There is nothing to resume: no job was started with these settings and this data in {self._work_dir}."
+            )
+        if job.cancel_mark.exists():
+            if not resume:
+                raise Conflict(f"Training job {job.id} was cancelled; resume it to go on.")
+            job.cancel_mark.unlink()
+        (job.folder / FAILURE).unlink(missing_ok=True)
+        # Whole paths, because whoever resumes may do so from another folder.
+        places = {name: getattr(job.request, name) for name in _PLACES if name in config}
+        content = {
+            "config": {**config, **places},
+            "dataset": dataset,
+            "started_at": time.time(),
+            "orchestrator": self._identity,
+        }
+        job.write(REQUEST, json.loads(json.dumps(content, default=str)))
 
     def _finished(self, job: TrainingJob) -> TrainingResult | None:
-        stored = job.read(_RESULT)
+        stored = job.read(RESULT)
         if stored is None:
             return None
         try:
@@ -141,7 +220,7 @@ class TrainingOrchestrator:
         CheckpointManager(job.checkpoints).clear()
         return TrainingResult.from_json(stored, job.model_folder)
 
-    def _train(self, job: TrainingJob, on_epoch: OnEpoch) -> TrainingResult:
+    def _train(self, job: TrainingJob, dataset: dict[str, str] | None, on_epoch: OnEpoch) -> TrainingResult:
         files.remove_leftovers(job.folder)
         checkpoints = CheckpointManager(job.checkpoints)
         saved = checkpoints.newest_good()
@@ -156,8 +235,9 @@ class TrainingOrchestrator:
                     f"Training job {job.id} ended without a last checkpoint; call train again."
                 )
             resumed_from = None if saved is None else saved[0].epoch
-            result = self._release(job, state=last[1], resumed_from=resumed_from)
+            result = self._release(job, dataset, state=last[1], resumed_from=resumed_from)
         checkpoints.clear()
+        (job.folder / REPORTS).unlink(missing_ok=True)
         return result
 
     def _fit(self, job: TrainingJob, saved: Saved | None, on_epoch: OnEpoch, clock: Clock) -> None:
@@ -175,7 +255,12 @@ class TrainingOrchestrator:
         self._supervisor.run(job, settings, self._processes, report_new)
 
     def _release(
-        self, job: TrainingJob, *, state: dict[str, Any], resumed_from: int | None
+        self,
+        job: TrainingJob,
+        dataset: dict[str, str] | None,
+        *,
+        state: dict[str, Any],
+        resumed_from: int | None,
     ) -> TrainingResult:
         data = DetectionData(job, self._device)
         architecture = build_model(job, data).yaml
@@ -196,9 +281,13 @@ class TrainingOrchestrator:
             best=best,
             resumed_from_epoch=resumed_from,
             stopped_early=len(reports) < request.epochs,
-            resolved={**_resolved(job, data, self._device), "processes": self._processes},
+            resolved={
+                **_resolved(job, data, self._device),
+                "processes": self._processes,
+                "dataset": dataset,
+            },
         )
-        job.write(_RESULT, result.to_json())
+        job.write(RESULT, result.to_json())
         return result
 
     def _verify(self, job: TrainingJob, validation: Validation, best: EpochReport) -> None:
@@ -212,6 +301,29 @@ class TrainingOrchestrator:
                 f"scored {best.map50_95:.4f}; the data or the machine changed since."
             )
         Detector.load(job.model_folder, self._device).warm_up()
+
+
+@contextmanager
+def _failure_noted(job: TrainingJob) -> Iterator[None]:
+    """Leave why training ended, for whoever looks at the job later."""
+    try:
+        yield
+    except Cancelled:
+        raise
+    except RetrainError as error:
+        job.write(FAILURE, {"error": type(error).__name__, "message": str(error)})
+        raise
+
+
+def _kept(job: TrainingJob, on_epoch: OnEpoch) -> OnEpoch:
+    """`on_epoch` that also leaves the reports of all epochs so far where they can be read."""
+
+    def keep(report: EpochReport) -> None:
+        earlier = [one for one in job.read(REPORTS) or [] if one["epoch"] < report.epoch]
+        job.write(REPORTS, [*earlier, report.to_json()])
+        on_epoch(report)
+
+    return keep
 
 
 def _resolved(job: TrainingJob, data: DetectionData, device: str) -> dict[str, Any]:
