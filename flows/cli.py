@@ -11,7 +11,9 @@ import typer
 
 from flows.collect_app import collect_app
 from flows.dataset_app import dataset_app
-from retrain.errors import BadInput, NotFound, PostConditionFailed, RetrainError
+from flows.jobs_app import Job, jobs_app
+from flows.ledger_app import ledger_app
+from retrain.errors import PostConditionFailed, RetrainError
 
 if TYPE_CHECKING:
     from deployments.stack import Stack
@@ -26,13 +28,13 @@ app = typer.Typer(
 cycle_app = typer.Typer(help="Retraining cycles: list, inspect, run or abandon.", no_args_is_help=True)
 data_app = typer.Typer(help="The data of the repository's own pipeline (`dvc repro`).", no_args_is_help=True)
 triggers_app = typer.Typer(help="What starts a retraining cycle, and when it would.")
-ledger_app = typer.Typer(help="What was in production when, and why.", no_args_is_help=True)
 app.add_typer(cycle_app, name="cycle")
 app.add_typer(data_app, name="data")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(triggers_app, name="triggers")
 app.add_typer(collect_app, name="collect")
 app.add_typer(dataset_app, name="dataset")
+app.add_typer(jobs_app, name="jobs")
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Configuration file; default: RETRAIN_CONFIG.")
@@ -123,6 +125,48 @@ def reconcile(config: ConfigFile = None) -> None:
     from flows.reconcile import reconcile_flow
 
     typer.echo(", ".join(reconcile_flow()) or "nothing is missing")
+
+
+@app.command()
+def train(
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="Training settings such as configs/yolov8n.yaml; default: those of the section `training`.",
+        ),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Dataset version to train on, such as v1.1.0.")] = None,
+    gpus: Annotated[int | None, typer.Option(help="GPUs to share every batch; 0 trains on the CPU.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with this training; an error when there is none.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only check whether it would work; exit code 1 when not.")
+    ] = False,
+) -> None:
+    """Train a model on a dataset version. The same again goes on with what was killed, or shows what is there."""
+    _join_stack(None, quiet=True)
+    from flows.train_command import check, settings_of
+    from flows.train_command import train as run
+    from flows.training_view import output
+
+    resources = _resources(None)
+    asked = settings_of(settings, dataset, gpus, resources.config)
+    if dry_run:
+        check(resources, asked, output())
+    else:
+        run(resources, asked, output(), resume=resume)
+
+
+@jobs_app.command("resume")
+def jobs_resume(job: Job, config: ConfigFile = None) -> None:
+    """Go on with a job that was cancelled, failed or interrupted."""
+    _join_stack(config, quiet=True)
+    from flows.train_command import resume
+    from flows.training_view import output
+
+    resume(_resources(config), job, output())
 
 
 @cycle_app.command("run")
@@ -262,39 +306,6 @@ def data_restore(
     typer.echo(restore(folder))
 
 
-@ledger_app.command("list")
-def ledger_list(config: ConfigFile = None) -> None:
-    """Every entry, oldest first, after checking the hash chain."""
-    resources = _resources(config)
-    check = resources.ledger.verify()
-    for entry in resources.ledger.entries(resources.model):
-        typer.echo(f"{entry.seq:>4}  {_utc(entry.at)}  {entry.kind:<22} {entry.hash[:12]}  {entry.payload}")
-    if not check.intact:
-        raise PostConditionFailed(f"The ledger was changed at entry {check.damaged}: {check.reason}")
-
-
-@ledger_app.command("at")
-def ledger_at(
-    moment: Annotated[
-        str, typer.Argument(help="ISO time, e.g. 2026-11-23T12:00:00; UTC unless it says otherwise.")
-    ],
-    config: ConfigFile = None,
-) -> None:
-    """What was the champion at a moment, and why."""
-    from datetime import UTC, datetime
-
-    try:
-        parsed = datetime.fromisoformat(moment)
-    except ValueError as error:
-        raise BadInput(f"{moment!r} is not an ISO time such as 2026-11-23T12:00:00.") from error
-    resources = _resources(config)
-    at = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-    entry = resources.ledger.champion_at(resources.model, at.timestamp())
-    if entry is None:
-        raise NotFound(f"{resources.model} had no champion at {_utc(at.timestamp())} UTC.")
-    typer.echo(f"{_utc(entry.at)}  {entry.kind}  {entry.payload}")
-
-
 def main() -> None:
     """Run the command; an error of ours is one line and exit code 1."""
     # Prefect says so when it is imported before the home folder is there. Where it cannot be made, ours is an error.
@@ -332,10 +343,16 @@ def _resources(config: Path | None) -> "Resources":
     return build_resources(None)
 
 
-def _join_stack(config: Path | None) -> None:
-    """Talk to the running local stack; without one, Prefect runs the flow on a server of its own."""
+def _join_stack(config: Path | None, *, quiet: bool = False) -> None:
+    """Talk to the running local stack; without one, Prefect runs the flow on a server of its own.
+
+    Args:
+        quiet: the log of the flow run is not repeated here.
+    """
     import os
 
+    if quiet:
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     stack = _stack(config, writes=True)
     if any(service.name == "prefect" and service.state == "up" for service in stack.status()):
         os.environ.update(stack.environment())

@@ -45,7 +45,7 @@ class JobStatus:
         error: why it failed.
         dataset: `name` and `digest` of the version it was asked to train on.
         started_at: seconds since the epoch, of the last start; None for jobs of older versions.
-        asked: what `TrainingOrchestrator` was made with that a resume must repeat.
+        asked: settings of the last start, those of the orchestrator among them, to start it again.
     """
 
     id: str
@@ -159,7 +159,7 @@ def _status(folder: Path) -> JobStatus:
         error=failure["message"] if failure else None,
         dataset=request["dataset"] if request else None,
         started_at=request["started_at"] if request else None,
-        asked=request["orchestrator"] if request else {},
+        asked=request["config"] | request["orchestrator"] if request else {},
     )
 
 

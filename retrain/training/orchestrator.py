@@ -204,7 +204,7 @@ class TrainingOrchestrator:
             "started_at": time.time(),
             "orchestrator": self._identity,
         }
-        job.write(REQUEST, json.loads(json.dumps(content, default=str)))
+        job.write(REQUEST, _plain(content))
 
     def _finished(self, job: TrainingJob) -> TrainingResult | None:
         stored = job.read(RESULT)
@@ -281,11 +281,9 @@ class TrainingOrchestrator:
             best=best,
             resumed_from_epoch=resumed_from,
             stopped_early=len(reports) < request.epochs,
-            resolved={
-                **_resolved(job, data, self._device),
-                "processes": self._processes,
-                "dataset": dataset,
-            },
+            resolved=_plain(
+                {**_resolved(job, data, self._device), "processes": self._processes, "dataset": dataset}
+            ),
         )
         job.write(RESULT, result.to_json())
         return result
@@ -324,6 +322,12 @@ def _kept(job: TrainingJob, on_epoch: OnEpoch) -> OnEpoch:
         on_epoch(report)
 
     return keep
+
+
+def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as it is read back from a file."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(content), default=str))
+    return plain
 
 
 def _resolved(job: TrainingJob, data: DetectionData, device: str) -> dict[str, Any]:

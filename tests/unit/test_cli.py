@@ -80,6 +80,13 @@ COMMANDS = (
     "dataset gc",
     "dataset remote",
     "dataset remote add",
+    "train",
+    "jobs",
+    "jobs list",
+    "jobs show",
+    "jobs watch",
+    "jobs cancel",
+    "jobs resume",
     "triggers",
     "triggers replay",
     "ledger",
@@ -423,3 +430,31 @@ def test_it_says_its_version(retrain, home):
     shown = retrain("--version", home)
 
     assert (shown.returncode, shown.stdout) == (0, f"retrain {version('retrain')}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("train --config {0}/good.yaml --dataset v9", "'v9' not found"),
+        ("train --config {0}/good.yaml", "Give --dataset"),
+        ("train --config {0}/none.yaml --dataset v1.0.0", "There is no file"),
+        ("train --config {0}/typo.yaml --dataset v1.0.0", "did you mean 'epochs'?"),
+        ("train --config {0}/list.yaml --dataset v1.0.0", "must hold settings"),
+        ("train --config {0}/broken.yaml --dataset v1.0.0", "is not yaml"),
+        ("train --config {0}/good.yaml --dataset v1.0.0 --gpus 64", "num_gpus is 64, but torch sees"),
+        ("jobs show abc", "There is no training job abc"),
+        ("jobs watch abc", "There is no training job abc"),
+        ("jobs cancel abc", "There is no training job abc"),
+        ("jobs resume abc", "There is no training job abc"),
+    ],
+)
+def test_a_training_or_job_that_cannot_be_is_one_line(arguments, said, home, tmp_path, retrain):
+    for name, text in (
+        ("good", "epochs: 2\n"),
+        ("typo", "epoch: 2\n"),
+        ("list", "- epochs\n"),
+        ("broken", "epochs: [\n"),
+    ):
+        (tmp_path / f"{name}.yaml").write_text(text)
+
+    assert_one_error_line(retrain(arguments.format(tmp_path), home), said)

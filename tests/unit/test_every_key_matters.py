@@ -260,7 +260,7 @@ def training_job(resources: Resources, patch: pytest.MonkeyPatch, *, fine_tune: 
 
     module = SimpleNamespace(TrainingOrchestrator=Trainer)
     patch.setitem(sys.modules, "retrain.training.orchestrator", module)
-    patch.setattr("tasks.training.create_progress_artifact", MagicMock())
+    patch.setattr("tasks.tracked_training.create_progress_artifact", MagicMock())
     resources.__dict__["tracker"] = MagicMock()
     layout = {"train": ["train.jsonl"], "val": "val.jsonl"}
     initial = released(resources) if fine_tune else None

@@ -227,9 +227,11 @@ def test_a_dataset_version_stands_for_data_and_classes(
     version = DatasetManager(versions).get_version("v1.0.0")
     assert result.resolved["dataset"] == {"name": "v1.0.0", "digest": version.digest}
     assert result.resolved["images"] == 18
-    assert result.resolved["classes"] == ("red", "blue")
+    assert result.resolved["classes"] == ["red", "blue"]
     assert the_job(tmp_path).dataset == result.resolved["dataset"]
-    assert orchestrator.resume(result.job_id).reused
+    again = orchestrator.resume(result.job_id)
+    assert again.reused
+    assert again.resolved == result.resolved
     balanced = {**settings, "dataset": "v1.0.0", "sampling": "balanced"}
     assert orchestrator.job_id(balanced) != orchestrator.job_id({**settings, "dataset": "v1.0.0"})
 

@@ -49,7 +49,7 @@ def hand_over(tmp_path, monkeypatch):
         trainer.return_value.train.side_effect = HandedOver
         module = SimpleNamespace(TrainingOrchestrator=trainer)
         monkeypatch.setitem(sys.modules, "retrain.training.orchestrator", module)
-        monkeypatch.setattr("tasks.training.create_progress_artifact", MagicMock())
+        monkeypatch.setattr("tasks.tracked_training.create_progress_artifact", MagicMock())
         resources.__dict__["tracker"] = tracker
         with LeaseManager(resources.state).acquire("cycle-m", 30) as lease:
             cycle = open_cycle(resources.state, "m", "m-samples-1", "c", lease)

@@ -1,0 +1,105 @@
+"""A training that somebody asked for, outside of any cycle."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from prefect import get_run_logger, task
+
+from retrain.errors import BadInput, Cancelled, ConfigError, Conflict, NotFound
+from tasks.resources import Resources
+from tasks.retrying import RETRYING
+from tasks.tracked_training import TrackedTraining
+
+if TYPE_CHECKING:
+    from retrain.training.orchestrator import TrainingOrchestrator
+
+# What the orchestrator is made with; everything else is the request's.
+_HOW = (
+    "num_gpus",
+    "mixed_precision",
+    "gradient_accumulation",
+    "checkpoint_minutes",
+    "num_processes",
+    "stall_s",
+    "max_restarts",
+)
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """Training settings of a yaml file such as configs/yolov8n.yaml.
+
+    Raises:
+        NotFound: no such file.
+        BadInput: it is no yaml, or holds no settings.
+    """
+    try:
+        read = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise NotFound(f"There is no file {file}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"{file} is not yaml: {' '.join(str(error).split())}.") from error
+    if not isinstance(read, dict) or not all(isinstance(key, str) for key in read):
+        raise BadInput(f"{file} must hold settings, such as `epochs: 100`.")
+    return read
+
+
+def orchestrator_for(
+    settings: Mapping[str, Any], resources: Resources
+) -> tuple["TrainingOrchestrator", dict[str, Any]]:
+    """What trains by these settings, and the request to give it.
+
+    Raises:
+        ConfigError: a setting is unknown (names the nearest) or cannot be.
+        Unavailable: there are fewer GPUs than asked for.
+    """
+    from retrain.training.orchestrator import TrainingOrchestrator
+    from retrain.training.request import TrainingRequest
+
+    valid = (*_HOW, "dataset", *(field.name for field in fields(TrainingRequest)))
+    for key in settings:
+        if key not in valid:
+            close = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"valid are {', '.join(sorted(valid))}."
+            raise ConfigError(f"Training has no setting {key!r}; {hint}")
+    how = {key: value for key, value in settings.items() if key in _HOW}
+    request = {key: value for key, value in settings.items() if key not in _HOW}
+    return TrainingOrchestrator(jobs_folder(resources), datasets=resources.datasets_path, **how), request
+
+
+def jobs_folder(resources: Resources) -> Path:
+    """Where the jobs of cycles and of commands are."""
+    return resources.home / "jobs"
+
+
+@task(name="train job", timeout_seconds=7 * 24 * 3600, **RETRYING)
+def train_job(resources: Resources, settings: Mapping[str, Any], *, resume: bool) -> dict[str, Any]:
+    """A finished job, tracked in an MLflow run of its own; what was killed goes on from its last checkpoint."""
+    orchestrator, request = orchestrator_for(settings, resources)
+    job_id = orchestrator.job_id(request)
+    get_run_logger().info("training job %s", job_id)
+    name = f"{request.get('model', 'model')} on {request.get('dataset', 'given data')}"
+    run = resources.tracker.run_for(f"job/{job_id}", name)
+    if "dataset" in request:
+        version = resources.datasets.get_version(request["dataset"])
+        run.log_dataset(version.name, version.digest, str(resources.datasets_path))
+    tracked = TrackedTraining(run, f"training job {job_id}", request)
+    try:
+        result = orchestrator.train(request, tracked.epoch, resume=resume)
+    except Conflict:
+        # The run is of whoever trains the job, or stays as it was left when that was cancelled.
+        raise
+    except Exception as error:
+        run.finish("KILLED" if isinstance(error, Cancelled) else "FAILED")
+        raise
+    return {
+        "job_id": result.job_id,
+        "model_folder": str(result.model_folder),
+        "model_uri": tracked.finish(result),
+        "run_id": run.id,
+        "best": result.best.to_json(),
+        "reused": result.reused,
+    }
