@@ -16,6 +16,7 @@ from retrain.training.ema import MovingAverage
 from retrain.training.job import TrainingJob
 from retrain.training.model import build_model
 from retrain.training.place import ALONE, Place, PlacedEnvironment
+from retrain.training.precision import lightning_precision
 from retrain.training.recorder import EpochRecorder, OnEpoch
 from retrain.training.result import EpochReport
 from retrain.training.validation import Validation
@@ -99,7 +100,7 @@ def fit(
         devices=place.processes // place.nodes,
         num_nodes=place.nodes,
         strategy=_strategy(settings, place),
-        precision="bf16-mixed" if job.mixed_precision else "32-true",
+        precision=lightning_precision(job.precision(settings.device)),
         max_epochs=request.epochs - first.epoch,
         callbacks=[CancelWatch(job), average, recorder, *([watching] if watching else [])],
         default_root_dir=job.folder,

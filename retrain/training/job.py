@@ -17,6 +17,7 @@ from retrain.storage.digests import content_digest, file_digest
 from retrain.storage.selections import read_selection_file
 from retrain.training.initial_weights import located
 from retrain.training.job_files import CANCELLED, JOB, lock_of
+from retrain.training.precision import precision_of
 from retrain.training.request import TrainingRequest
 
 # Raise it when the same request would train to other weights than before; finished jobs are then not reused.
@@ -31,17 +32,22 @@ class TrainingJob:
         request: with `data_digest` always set.
         folder: this job's alone; named by the job's id.
         accumulate: batches per optimizer step after the warm-up.
-        mixed_precision: bfloat16 where that is safe.
+        mixed_precision: whether and which, see `precision_of`.
     """
 
     request: TrainingRequest
     folder: Path
     accumulate: int
-    mixed_precision: bool
+    mixed_precision: bool | str
 
     @classmethod
     def of(
-        cls, request: TrainingRequest, work_dir: Path, gradient_accumulation: int, *, mixed_precision: bool
+        cls,
+        request: TrainingRequest,
+        work_dir: Path,
+        gradient_accumulation: int,
+        *,
+        mixed_precision: bool | str,
     ) -> "TrainingJob":
         """Work out the id.
 
@@ -101,6 +107,22 @@ class TrainingJob:
         threads = stored["threads"]
         assert isinstance(threads, int)
         return threads
+
+    def precision(self, device: str) -> str:
+        """`fp32`, `bf16` or `fp16`; fixed when the job starts, because a checkpoint's gradients depend on it.
+
+        Raises:
+            ConfigError: the job was begun in fp16 on a GPU, and this is the CPU.
+        """
+        self.threads()
+        stored = self.read(JOB)
+        if "precision" not in stored:
+            stored["precision"] = precision_of(self.mixed_precision, device)
+            self.write(JOB, stored)
+        precision: str = stored["precision"]
+        if precision == "fp16" and device == "cpu":
+            raise ConfigError(f"Training job {self.id} was begun in fp16, which needs a GPU; go on with one.")
+        return precision
 
     def write(self, name: str, content: Any) -> None:
         files.write_whole(self.folder / name, json.dumps(content, indent=1).encode())

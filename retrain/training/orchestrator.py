@@ -39,6 +39,7 @@ from retrain.training.job import TrainingJob
 from retrain.training.job_files import FAILURE, REPORTS, REQUEST, RESULT
 from retrain.training.jobs import LOCK_WAIT_S
 from retrain.training.model import build_model
+from retrain.training.precision import checked_precision
 from retrain.training.recorder import OnEpoch
 from retrain.training.reproducible import reproducible
 from retrain.training.request import TrainingRequest
@@ -60,7 +61,8 @@ class TrainingOrchestrator:
     Args:
         work_dir: nothing is written elsewhere; None is `jobs` in the home folder.
         num_gpus: 0 trains on the CPU; more than one have a process each, which share every batch (DDP).
-        mixed_precision: bfloat16 where that is safe; validation stays float32.
+        mixed_precision: True is bfloat16, or float16 with loss scaling on GPUs that cannot do it; `bf16` or `fp16` is
+            that one. Validation stays float32.
         gradient_accumulation: batches per optimizer step.
         checkpoint_minutes: how often a checkpoint is written within an epoch; None writes one per epoch only.
         num_processes: that share every batch on the CPU; None is one.
@@ -74,7 +76,7 @@ class TrainingOrchestrator:
         self,
         work_dir: Path | None = None,
         num_gpus: int = 0,
-        mixed_precision: bool = False,
+        mixed_precision: bool | str = False,
         gradient_accumulation: int = 1,
         checkpoint_minutes: float | None = 10.0,
         num_processes: int | None = None,
@@ -104,7 +106,7 @@ class TrainingOrchestrator:
         self._work_dir = Path(work_dir or home / "jobs").absolute()
         self._datasets = Path(datasets or home / "datasets").absolute()
         self._device = "cuda" if num_gpus else "cpu"
-        self._mixed_precision = mixed_precision
+        self._mixed_precision = checked_precision(mixed_precision, self._device)
         self._gradient_accumulation = gradient_accumulation
         self._checkpoint_minutes = checkpoint_minutes
         self._identity = {
@@ -242,6 +244,8 @@ class TrainingOrchestrator:
 
     def _fit(self, job: TrainingJob, saved: Saved | None, on_epoch: OnEpoch, clock: Clock) -> None:
         settings = FitSettings(self._device, self._checkpoint_minutes)
+        # Decided once, before there are several processes.
+        job.precision(self._device)
         if self._processes == 1:
             fit(job, settings, saved, CheckpointManager(job.checkpoints), on_epoch, clock)
             return
@@ -336,6 +340,7 @@ def _resolved(job: TrainingJob, data: DetectionData, device: str) -> dict[str, A
         **job.request.identity(),
         "accumulate": job.accumulate,
         "mixed_precision": job.mixed_precision,
+        "precision": job.precision(device),
         "device": device,
         "threads": job.threads(),
         "images": data.images,
