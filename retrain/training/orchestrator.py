@@ -7,7 +7,7 @@ environment.prepare()
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from retrain.training.checkpoints import CheckpointManager
 from retrain.training.console import quiet
 from retrain.training.data import DetectionData
 from retrain.training.draws import check_shared
+from retrain.training.export.bundle import FORMATS, bundle
 from retrain.training.fitting import Clock, FitSettings, Saved, fit
 from retrain.training.job import TrainingJob
 from retrain.training.model import build_model
@@ -52,6 +53,7 @@ class TrainingOrchestrator:
         num_processes: that share every batch on the CPU; None is one.
         stall_s: seconds without progress after which several processes are stopped and started again.
         max_restarts: how often in a row they are started again after a crash or a stall without a new epoch.
+        export: formats that the model is written in beside its own: `pt` for Ultralytics, `onnx`.
         clock: seconds, for durations only.
     """
 
@@ -65,6 +67,7 @@ class TrainingOrchestrator:
         num_processes: int | None = None,
         stall_s: float = 600.0,
         max_restarts: int = 3,
+        export: Sequence[str] = tuple(FORMATS),
         clock: Clock = time.perf_counter,
     ) -> None:
         if isinstance(num_gpus, bool) or not isinstance(num_gpus, int) or num_gpus < 0:
@@ -84,6 +87,8 @@ class TrainingOrchestrator:
                 f"num_gpus is {num_gpus}, but torch sees {torch.cuda.device_count()} on this machine; use at most that "
                 "many, 0 for the CPU."
             )
+        if isinstance(export, str) or not set(export) <= set(FORMATS):
+            raise ConfigError(f"export must be a list of {', '.join(FORMATS)}, or empty, got {export!r}.")
         self._work_dir = Path(work_dir).absolute()
         self._device = "cuda" if num_gpus else "cpu"
         self._mixed_precision = mixed_precision
@@ -91,6 +96,7 @@ class TrainingOrchestrator:
         self._checkpoint_minutes = checkpoint_minutes
         self._processes = num_gpus or num_processes or 1
         self._supervisor = Supervisor(stall_s, max_restarts)
+        self._export = tuple(export)
         self._clock = clock
 
     def train(self, config: Mapping[str, Any], on_epoch: OnEpoch | None = None) -> TrainingResult:
@@ -139,7 +145,7 @@ class TrainingOrchestrator:
             return None
         # Left when the process was killed between the two.
         CheckpointManager(job.checkpoints).clear()
-        return TrainingResult.from_json(stored, job.model_folder)
+        return TrainingResult.from_json(stored, job.model_folder, bundle(job.model_folder, self._export))
 
     def _train(self, job: TrainingJob, on_epoch: OnEpoch) -> TrainingResult:
         files.remove_leftovers(job.folder)
@@ -191,6 +197,7 @@ class TrainingOrchestrator:
         result = TrainingResult(
             job_id=job.id,
             model_folder=job.model_folder,
+            files=bundle(job.model_folder, self._export),
             weights_sha256=digest,
             epochs=reports,
             best=best,

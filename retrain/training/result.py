@@ -49,7 +49,9 @@ class TrainingResult:
 
     Attributes:
         job_id: name of the job's folder; equal requests on equal data have equal ids.
-        model_folder: weights.safetensors and model.json, the averaged weights of the best epoch.
+        model_folder: weights.safetensors and model.json, the averaged weights of the best epoch; model.pt and
+            model.onnx of the same.
+        files: sha256 of each of these, hex, by name.
         weights_sha256: of weights.safetensors.
         epochs: one report per epoch that was trained, whichever call trained it.
         best: the epoch whose weights are in `model_folder`: best `stop_metric`, the latest of equals.
@@ -61,6 +63,7 @@ class TrainingResult:
 
     job_id: str
     model_folder: Path
+    files: Mapping[str, str]
     weights_sha256: str
     epochs: list[EpochReport]
     best: EpochReport
@@ -70,7 +73,7 @@ class TrainingResult:
     reused: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Without `model_folder` and `reused`, which depend on where and how it is read back."""
+        """Without `model_folder`, `files` and `reused`, which depend on where and how it is read back."""
         return {
             "job_id": self.job_id,
             "weights_sha256": self.weights_sha256,
@@ -82,11 +85,14 @@ class TrainingResult:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], model_folder: Path) -> "TrainingResult":
+    def from_json(
+        cls, data: Mapping[str, Any], model_folder: Path, files: Mapping[str, str]
+    ) -> "TrainingResult":
         reports = [EpochReport.from_json(report) for report in data["epochs"]]
         return cls(
             job_id=data["job_id"],
             model_folder=model_folder,
+            files=files,
             weights_sha256=data["weights_sha256"],
             epochs=reports,
             best=reports[data["best_epoch"] - 1],

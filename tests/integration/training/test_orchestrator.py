@@ -181,6 +181,7 @@ def test_finished_job_is_not_trained_again(
         first.epochs,
         first.best,
     )
+    assert again.files == first.files
     assert first.model_folder.stat().st_mtime_ns == written
 
 
@@ -195,6 +196,42 @@ def test_damaged_model_of_a_finished_job_is_made_again(rectangles: dict[str, Any
     assert not again.reused
     assert again.weights_sha256 == first.weights_sha256
     StoredModel.read(again.model_folder)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])]
+)
+@pytest.mark.parametrize("name", ["model.pt", "model.onnx", "files.json"])
+def test_damaged_or_missing_exports_of_a_finished_job_are_made_again_without_training(
+    name: str, damage: Any, rectangles: dict[str, Any], uninterrupted: tuple[TrainingResult, Path]
+) -> None:
+    first, work = uninterrupted
+    good = (first.model_folder / name).read_bytes()
+    damage(first.model_folder / name)
+
+    again = TrainingOrchestrator(work).train(rectangles, stop_after(1))
+
+    assert again.reused
+    assert again.files == first.files
+    assert (first.model_folder / name).read_bytes() == good
+
+
+def test_formats_that_are_not_asked_for_are_not_written_and_come_when_they_are(
+    rectangles: dict[str, Any], tmp_path: Path
+) -> None:
+    config = {**rectangles, "epochs": 1}
+    plain_one = TrainingOrchestrator(tmp_path, export=()).train(config)
+    assert set(plain_one.files) == {"model.json", "weights.safetensors"}
+    assert {path.name for path in plain_one.model_folder.iterdir()} == {*plain_one.files, "files.json"}
+
+    with_pt = TrainingOrchestrator(tmp_path, export=["pt"]).train(config)
+
+    assert with_pt.reused
+    assert set(with_pt.files) == {"model.json", "weights.safetensors", "model.pt"}
+    assert not (with_pt.model_folder / "model.onnx").exists()
+    for wrong in ("pt", ["pdf"]):
+        with pytest.raises(ConfigError, match="export must be"):
+            TrainingOrchestrator(tmp_path, export=wrong)
 
 
 def test_reports_name_the_losses_of_the_model_and_falling_learning_rate(
@@ -236,7 +273,10 @@ def test_writes_only_below_the_work_folder_and_nothing_beside_the_data(
         "checkpoints",
         "job.json",
         "model",
+        "model/files.json",
         "model/model.json",
+        "model/model.onnx",
+        "model/model.pt",
         "model/weights.safetensors",
         "result.json",
     }
