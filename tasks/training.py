@@ -8,6 +8,7 @@ from prefect import task
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 
 from retrain.config import RetrainConfig
+from retrain.mlflow_integration.metric_names import metric_name
 from retrain.mlflow_integration.run import TrackedRun
 from retrain.training.result import EpochReport, TrainingResult
 from tasks.cycle import CycleWork
@@ -93,6 +94,10 @@ class _Progress:
         resources.progress(cycle.id).append(f"epoch-{report.epoch}", "epoch", report.to_json(), now)
         metrics = {f"train/{name}": value for name, value in report.losses.items()}
         metrics |= {"val/map50": report.map50, "val/map50_95": report.map50_95, "lr": report.lr}
+        metrics |= {
+            metric_name("val", "slice", *name.split("/", 1), "map50"): score["map50"]
+            for name, score in report.slices.items()
+        }
         metrics |= {"epoch_seconds": report.seconds, "images_per_s": report.images_per_s}
         self._run.log_metrics(metrics, step=report.epoch)
         update_progress_artifact(self._artifact, progress=100.0 * report.epoch / report.epochs)  # type: ignore[arg-type]
@@ -107,6 +112,7 @@ def _record(work: CycleWork, result: TrainingResult, run: TrackedRun) -> dict[st
                 "mAP50": round(r.map50, 4),
                 "mAP50-95": round(r.map50_95, 4),
                 "s": round(r.seconds, 1),
+                "worse than at the start": ", ".join(one.name for one in r.regressions),
             }
             for r in result.epochs
         ],

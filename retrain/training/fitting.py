@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
@@ -32,12 +33,14 @@ class FitSettings:
         checkpoint_minutes: how often a checkpoint is written within an epoch; None writes one per epoch only.
         port: on which the leading of several processes listens, on this machine.
         timeout_s: how long one of them waits for the others.
+        slice_drop_limit: a slice that scores worse than at the start by more than this is reported, in map50.
     """
 
     device: str
     checkpoint_minutes: float | None = None
     port: int = 0
     timeout_s: float = 600.0
+    slice_drop_limit: float = 0.05
 
 
 def fit(
@@ -57,7 +60,7 @@ def fit(
         saved: the checkpoint to go on from; the same in all processes.
         checkpoints: where to; None in all processes but the leading one.
         watching: a further callback.
-        on_progress: called for each image that is read before training begins.
+        on_progress: called for each image that is read, and each batch that is scored, before training begins.
     """
     request, stopping = job.request, job.request.stopping
     data = DetectionData(job, settings.device, place.rank, place.processes, on_progress)
@@ -67,12 +70,13 @@ def fit(
         model.load_state_dict(state["model"])
     average = MovingAverage(state["average"] if state else None)
     reports = [EpochReport.from_json(report) for report in state["reports"]] if state else []
+    validation = Validation(data, job.folder, place)
     module = DetectionModule(
         model=model,
         job=job,
         data=data,
         average=average,
-        validation=Validation(data, job.folder, place),
+        validation=validation,
         resume=state,
         first_epoch=first.epoch,
         first_batch=first.images // request.batch_size,
@@ -90,6 +94,8 @@ def fit(
         on_epoch=on_epoch,
         clock=clock,
         saved=state,
+        score_start=partial(validation.score, on_batch=on_progress) if request.initial_weights else None,
+        slice_drop_limit=settings.slice_drop_limit,
     )
     # Only the remaining epochs are asked for: every schedule is a function of the job's own epoch, so nothing of
     # Lightning's progress needs to be restored.

@@ -53,6 +53,8 @@ class TrainingOrchestrator:
         num_processes: that share every batch on the CPU; None is one.
         stall_s: seconds without progress after which several processes are stopped and started again.
         max_restarts: how often in a row they are started again after a crash or a stall without a new epoch.
+        slice_drop_limit: a class or camera whose map50 falls by more than this below that of the model that training
+            starts from is reported.
         export: formats that the model is written in beside its own: `pt` for Ultralytics, `onnx`.
         clock: seconds, for durations only.
     """
@@ -67,6 +69,7 @@ class TrainingOrchestrator:
         num_processes: int | None = None,
         stall_s: float = 600.0,
         max_restarts: int = 3,
+        slice_drop_limit: float = 0.05,
         export: Sequence[str] = tuple(FORMATS),
         clock: Clock = time.perf_counter,
     ) -> None:
@@ -87,6 +90,8 @@ class TrainingOrchestrator:
                 f"num_gpus is {num_gpus}, but torch sees {torch.cuda.device_count()} on this machine; use at most that "
                 "many, 0 for the CPU."
             )
+        if not 0 <= slice_drop_limit <= 1:
+            raise ConfigError(f"slice_drop_limit must be in [0, 1], got {slice_drop_limit}.")
         if isinstance(export, str) or not set(export) <= set(FORMATS):
             raise ConfigError(f"export must be a list of {', '.join(FORMATS)}, or empty, got {export!r}.")
         self._work_dir = Path(work_dir).absolute()
@@ -96,6 +101,7 @@ class TrainingOrchestrator:
         self._checkpoint_minutes = checkpoint_minutes
         self._processes = num_gpus or num_processes or 1
         self._supervisor = Supervisor(stall_s, max_restarts)
+        self._slice_drop_limit = slice_drop_limit
         self._export = tuple(export)
         self._clock = clock
 
@@ -167,7 +173,9 @@ class TrainingOrchestrator:
         return result
 
     def _fit(self, job: TrainingJob, saved: Saved | None, on_epoch: OnEpoch, clock: Clock) -> None:
-        settings = FitSettings(self._device, self._checkpoint_minutes)
+        settings = FitSettings(
+            self._device, self._checkpoint_minutes, slice_drop_limit=self._slice_drop_limit
+        )
         if self._processes == 1:
             fit(job, settings, saved, CheckpointManager(job.checkpoints), on_epoch, clock)
             return

@@ -1,9 +1,30 @@
 """What training reports while it runs and when it is done."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
+
+
+class SliceScore(TypedDict):
+    """Scores of a slice in [0, 1], and how many images it has: for a class those that show it."""
+
+    map50: float
+    map50_95: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A slice whose map50 fell from `reference` to `current`."""
+
+    name: str
+    reference: float
+    current: float
+
+    @property
+    def drop(self) -> float:
+        return self.reference - self.current
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +42,9 @@ class EpochReport:
         seconds: training and validation together.
         images_per_s: training images per second, validation not counted.
         eta_s: expected seconds for the remaining epochs.
+        slices: scores of parts of the validation images: `class/<name>`, and `camera/<name>` where they name one.
+        regressions: slices that score worse than the model that training started from did, the greatest drop first;
+            none where it started from scratch.
     """
 
     epoch: int
@@ -34,13 +58,16 @@ class EpochReport:
     seconds: float
     images_per_s: float
     eta_s: float
+    slices: Mapping[str, SliceScore] = field(default_factory=dict)
+    regressions: Sequence[Regression] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "losses": dict(self.losses)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "EpochReport":
-        return cls(**data)
+        regressions = tuple(Regression(**one) for one in data.get("regressions", ()))
+        return cls(**{**data, "regressions": regressions})
 
 
 @dataclass(frozen=True, kw_only=True)

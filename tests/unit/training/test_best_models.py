@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -50,6 +50,7 @@ def test_offer_says_whether_it_is_among_the_best(tmp_path: Path) -> None:
     assert epochs(kept) == [3]
 
 
+@settings(deadline=None)
 @given(scores=st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4]), max_size=8), keep=st.integers(1, 3))
 def test_they_are_the_best_by_score_then_epoch(
     scores: list[float], keep: int, tmp_path_factory: pytest.TempPathFactory
@@ -59,6 +60,7 @@ def test_they_are_the_best_by_score_then_epoch(
     assert epochs(kept) == [epoch for _, epoch in ranked[:keep]]
 
 
+@settings(deadline=None)
 @given(
     scores=st.lists(st.sampled_from([0.1, 0.2, 0.3]), min_size=1, max_size=8),
     keep=st.integers(1, 2),
