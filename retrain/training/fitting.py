@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
+from retrain.training.best_models import BestModels
 from retrain.training.checkpoints import CheckpointManager, Position
 from retrain.training.data import DetectionData
 from retrain.training.detection_module import DetectionModule
@@ -34,6 +35,7 @@ class FitSettings:
         port: on which the leading of several processes listens, on this machine.
         timeout_s: how long one of them waits for the others.
         slice_drop_limit: a slice that scores worse than at the start by more than this is reported, in map50.
+        keep_best: how many of the best models are kept as files; of 1 there is none, it is in the checkpoint.
     """
 
     device: str
@@ -41,6 +43,7 @@ class FitSettings:
     port: int = 0
     timeout_s: float = 600.0
     slice_drop_limit: float = 0.05
+    keep_best: int = 1
 
 
 def fit(
@@ -70,6 +73,11 @@ def fit(
         model.load_state_dict(state["model"])
     average = MovingAverage(state["average"] if state else None)
     reports = [EpochReport.from_json(report) for report in state["reports"]] if state else []
+    history = [stopping.metric_of(report) for report in reports]
+    best_models = None
+    if checkpoints is not None and settings.keep_best > 1:
+        best_models = BestModels(job.best_models, settings.keep_best)
+        best_models.resume([stopping.score(value) for value in history], state["best"] if state else {})
     validation = Validation(data, job.folder, place)
     module = DetectionModule(
         model=model,
@@ -80,7 +88,7 @@ def fit(
         resume=state,
         first_epoch=first.epoch,
         first_batch=first.images // request.batch_size,
-        history=[stopping.metric_of(report) for report in reports],
+        history=history,
         place=place,
     )
     data.train.follow(lambda: module.start)
@@ -96,6 +104,7 @@ def fit(
         saved=state,
         score_start=partial(validation.score, on_batch=on_progress) if request.initial_weights else None,
         slice_drop_limit=settings.slice_drop_limit,
+        best_models=best_models,
     )
     # Only the remaining epochs are asked for: every schedule is a function of the job's own epoch, so nothing of
     # Lightning's progress needs to be restored.

@@ -77,6 +77,10 @@ class TrainingJob:
         return self.folder / "checkpoints"
 
     @property
+    def best_models(self) -> Path:
+        return self.folder / "best"
+
+    @property
     def lock(self) -> Path:
         """Beside the folder, so that the folder can be removed while it is held."""
         return self.folder.with_suffix(".lock")

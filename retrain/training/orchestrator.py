@@ -5,9 +5,11 @@ from retrain import environment
 
 environment.prepare()
 
+import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from filelock import FileLock, Timeout
 from retrain.detector import Detector, StoredModel
 from retrain.errors import BadInput, ConfigError, Conflict, NotFound, PostConditionFailed, Unavailable
 from retrain.storage import files
+from retrain.training.best_models import BestModels
 from retrain.training.checkpoints import CheckpointManager
 from retrain.training.console import quiet
 from retrain.training.data import DetectionData
@@ -29,13 +32,15 @@ from retrain.training.model import build_model
 from retrain.training.recorder import OnEpoch
 from retrain.training.reproducible import reproducible
 from retrain.training.request import TrainingRequest
-from retrain.training.result import EpochReport, TrainingResult
+from retrain.training.result import EpochReport, KeptModel, TrainingResult
 from retrain.training.supervisor import Supervisor
 from retrain.training.ultralytics_parts import ULTRALYTICS_VERSION
 from retrain.training.validation import Validation
 from retrain.training.weights import write_model_folder
 
 _RESULT = "result.json"
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingOrchestrator:
@@ -55,6 +60,7 @@ class TrainingOrchestrator:
         max_restarts: how often in a row they are started again after a crash or a stall without a new epoch.
         slice_drop_limit: a class or camera whose map50 falls by more than this below that of the model that training
             starts from is reported.
+        keep_best: how many of the best epochs keep their weights, in the job's folder `best`.
         export: formats that the model is written in beside its own: `pt` for Ultralytics, `onnx`.
         clock: seconds, for durations only.
     """
@@ -70,6 +76,7 @@ class TrainingOrchestrator:
         stall_s: float = 600.0,
         max_restarts: int = 3,
         slice_drop_limit: float = 0.05,
+        keep_best: int = 1,
         export: Sequence[str] = tuple(FORMATS),
         clock: Clock = time.perf_counter,
     ) -> None:
@@ -92,6 +99,8 @@ class TrainingOrchestrator:
             )
         if not 0 <= slice_drop_limit <= 1:
             raise ConfigError(f"slice_drop_limit must be in [0, 1], got {slice_drop_limit}.")
+        if isinstance(keep_best, bool) or not isinstance(keep_best, int) or keep_best < 1:
+            raise ConfigError(f"keep_best must be a whole number of at least 1, got {keep_best!r}.")
         if isinstance(export, str) or not set(export) <= set(FORMATS):
             raise ConfigError(f"export must be a list of {', '.join(FORMATS)}, or empty, got {export!r}.")
         self._work_dir = Path(work_dir).absolute()
@@ -102,6 +111,7 @@ class TrainingOrchestrator:
         self._processes = num_gpus or num_processes or 1
         self._supervisor = Supervisor(stall_s, max_restarts)
         self._slice_drop_limit = slice_drop_limit
+        self._keep_best = keep_best
         self._export = tuple(export)
         self._clock = clock
 
@@ -151,7 +161,8 @@ class TrainingOrchestrator:
             return None
         # Left when the process was killed between the two.
         CheckpointManager(job.checkpoints).clear()
-        return TrainingResult.from_json(stored, job.model_folder, bundle(job.model_folder, self._export))
+        result = TrainingResult.from_json(stored, job.model_folder, bundle(job.model_folder, self._export))
+        return replace(result, kept=self._kept(job, len(result.epochs)))
 
     def _train(self, job: TrainingJob, on_epoch: OnEpoch) -> TrainingResult:
         files.remove_leftovers(job.folder)
@@ -174,7 +185,10 @@ class TrainingOrchestrator:
 
     def _fit(self, job: TrainingJob, saved: Saved | None, on_epoch: OnEpoch, clock: Clock) -> None:
         settings = FitSettings(
-            self._device, self._checkpoint_minutes, slice_drop_limit=self._slice_drop_limit
+            self._device,
+            self._checkpoint_minutes,
+            slice_drop_limit=self._slice_drop_limit,
+            keep_best=self._keep_best,
         )
         if self._processes == 1:
             fit(job, settings, saved, CheckpointManager(job.checkpoints), on_epoch, clock)
@@ -212,9 +226,24 @@ class TrainingOrchestrator:
             resumed_from_epoch=resumed_from,
             stopped_early=len(reports) < request.epochs,
             resolved={**_resolved(job, data, self._device), "processes": self._processes},
+            kept=self._kept(job, len(reports)),
         )
         job.write(_RESULT, result.to_json())
         return result
+
+    def _kept(self, job: TrainingJob, epochs: int) -> list[KeptModel]:
+        if self._keep_best == 1:
+            return []
+        models = BestModels(job.best_models, self._keep_best, rewindable=0)
+        # Those that only going back could have needed.
+        models.rewind(epochs)
+        kept = models.models()
+        if len(kept) < min(self._keep_best, epochs):
+            logger.warning(
+                "Of training job %s %d of the %d best models are kept.", job.id, len(kept), self._keep_best
+            )
+        score = job.request.stopping.score
+        return [KeptModel(one.epoch, score(one.score), job.best_models / one.file_name) for one in kept]
 
     def _verify(self, job: TrainingJob, validation: Validation, best: EpochReport) -> None:
         """The folder, loaded as serving loads it, is the model that was validated."""

@@ -1,11 +1,13 @@
 """After each epoch: report it, decide whether it is the best and whether to stop, and make it durable."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from retrain.training.best_models import BestModels
 from retrain.training.checkpoints import CheckpointManager, Position
 from retrain.training.early_stopping import EarlyStopping
 from retrain.training.ema import MovingAverage, cpu_copy
@@ -31,6 +33,7 @@ class EpochRecorder(Callback):
         clock: seconds, for durations only.
         saved: state of the checkpoint to go on from.
         score_start: scores the model that training starts from, the reference of its slices; None: there is none.
+        best_models: is offered every epoch; None keeps none but the best, in the checkpoint.
         slice_drop_limit: a slice that falls below the reference by more than this is reported.
     """
 
@@ -47,6 +50,7 @@ class EpochRecorder(Callback):
         clock: Callable[[], float],
         saved: dict[str, Any] | None = None,
         score_start: Callable[[DetectionModel], Scores] | None = None,
+        best_models: BestModels | None = None,
         slice_drop_limit: float = 0.05,
     ) -> None:
         self._checkpoints, self._average, self._stopping = checkpoints, average, stopping
@@ -58,6 +62,7 @@ class EpochRecorder(Callback):
         # Part of every checkpoint, so that it stays what it was although the model has changed.
         self._reference: Mapping[str, SliceScore] | None = saved.get("reference") if saved else None
         self._score_start = None if saved else score_start
+        self._best_models = best_models
         self._slice_drop_limit = slice_drop_limit
         self._started = self._trained = self._saved = 0.0
         self._batches = 0
@@ -96,6 +101,10 @@ class EpochRecorder(Callback):
         history.append(self._stopping.metric_of(report))
         if self._stopping.is_best(history):
             self._best = cpu_copy(self._average.model.state_dict())
+        score = self._stopping.score(history[-1])
+        # Before the checkpoint: after a crash between the two the epoch is trained and offered again.
+        if self._best_models is not None and math.isfinite(score):
+            self._best_models.offer(report.epoch, score, self._average.model.state_dict())
         stop = self._stopping.should_stop(history)
         if self._checkpoints is not None:
             finished = stop or report.epoch == self._epochs

@@ -70,6 +70,15 @@ class EpochReport:
         return cls(**{**data, "regressions": regressions})
 
 
+@dataclass(frozen=True)
+class KeptModel:
+    """The averaged weights of a good epoch, as safetensors, and its `stop_metric`."""
+
+    epoch: int
+    score: float
+    path: Path
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
     """A finished job.
@@ -82,6 +91,7 @@ class TrainingResult:
         weights_sha256: of weights.safetensors.
         epochs: one report per epoch that was trained, whichever call trained it.
         best: the epoch whose weights are in `model_folder`: best `stop_metric`, the latest of equals.
+        kept: the `keep_best` best epochs, best first; none if only one is kept, which is `best`.
         resumed_from_epoch: finished epochs that the finishing call started from; None if it started fresh.
         stopped_early: patience ran out before the last epoch.
         resolved: what training really used: optimizer, learning rate, batch, augmentation, versions.
@@ -97,10 +107,11 @@ class TrainingResult:
     resumed_from_epoch: int | None
     stopped_early: bool
     resolved: Mapping[str, Any]
+    kept: Sequence[KeptModel] = ()
     reused: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Without `model_folder`, `files` and `reused`, which depend on where and how it is read back."""
+        """Without `model_folder`, `files`, `kept` and `reused`, which depend on where and how it is read back."""
         return {
             "job_id": self.job_id,
             "weights_sha256": self.weights_sha256,

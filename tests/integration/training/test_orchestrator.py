@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from retrain.detector import Detector, StoredModel
 from retrain.errors import BadInput, ConfigError, Conflict, PostConditionFailed
@@ -232,6 +233,41 @@ def test_formats_that_are_not_asked_for_are_not_written_and_come_when_they_are(
     for wrong in ("pt", ["pdf"]):
         with pytest.raises(ConfigError, match="export must be"):
             TrainingOrchestrator(tmp_path, export=wrong)
+
+
+@pytest.mark.parametrize(("metric", "sign"), [("map50_95", 1), ("loss", -1)])
+def test_the_best_models_are_kept_whatever_interrupts(
+    metric: str, sign: int, rectangles: dict[str, Any], tmp_path: Path
+) -> None:
+    config = {**rectangles, "epochs": 4, "stop_metric": metric}
+    with pytest.raises(StopError):
+        TrainingOrchestrator(tmp_path, keep_best=2, export=()).train(config, stop_after(2))
+
+    result = TrainingOrchestrator(tmp_path, keep_best=2, export=()).train(config)
+
+    values = [
+        (sum(report.losses.values()) if metric == "loss" else report.map50_95, report.epoch)
+        for report in result.epochs
+    ]
+    ranked = sorted(((sign * value, epoch) for value, epoch in values), reverse=True)[:2]
+    assert [(sign * one.score, one.epoch) for one in result.kept] == ranked
+    folder = tmp_path / result.job_id / "best"
+    assert {path.name for path in folder.glob("*.safetensors")} == {one.path.name for one in result.kept}
+    assert result.kept[0].epoch == result.best.epoch
+    best, stored = load_file(result.kept[0].path), StoredModel.read(result.model_folder).weights
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in best.items())
+    assert not torch.equal(load_file(result.kept[1].path)["model.0.conv.weight"], best["model.0.conv.weight"])
+    assert TrainingOrchestrator(tmp_path, keep_best=2, export=()).train(config).kept == result.kept
+    assert TrainingOrchestrator(tmp_path, export=()).train(config).kept == []
+
+
+def test_a_job_that_kept_fewer_models_says_so(
+    rectangles: dict[str, Any], uninterrupted: tuple[TrainingResult, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    again = TrainingOrchestrator(uninterrupted[1], keep_best=2).train(rectangles)
+    assert again.reused
+    assert again.kept == uninterrupted[0].kept == []
+    assert "0 of the 2 best models are kept" in caplog.text
 
 
 def test_reports_name_the_losses_of_the_model_and_falling_learning_rate(

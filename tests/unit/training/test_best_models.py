@@ -79,6 +79,25 @@ def test_rewinding_gives_what_was_best_then(
     assert epochs(kept) == epochs(offered(tmp_path_factory.mktemp("c"), scores, keep))
 
 
+def test_resuming_goes_on_with_what_is_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kept = offered(tmp_path, [0.1, 0.3, 0.2, 0.9], rewindable=2)
+    kept.resume([0.1, 0.3, 0.2], weights(2))
+    assert epochs(kept) == [2, 3]
+    assert caplog.text == ""
+
+
+def test_resuming_without_the_files_keeps_the_best_again_and_says_what_is_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = BestModels(tmp_path / "elsewhere", keep=3)
+    kept.resume([0.1, float("nan"), 0.3, 0.2], weights(3))
+    best = kept.best()
+    assert best is not None
+    assert (best[0].epoch, best[0].score, best[1]["weight"].tolist()) == (3, 0.3, [3.0] * 4)
+    assert epochs(kept) == [3]
+    assert "those of epochs 4, 1 are not in" in caplog.text
+
+
 def test_files_for_rewinding_are_bounded(tmp_path: Path) -> None:
     offered(tmp_path, [number / 100 for number in range(20)], keep=2, rewindable=2)
     assert len(list(tmp_path.glob("*.safetensors"))) == 4
