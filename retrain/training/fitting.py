@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
+from retrain.storage.open_blobs import open_blobs
 from retrain.training.best_models import BestModels
 from retrain.training.checkpoints import CheckpointManager, Position
 from retrain.training.data import DetectionData
@@ -36,6 +37,7 @@ class FitSettings:
         timeout_s: how long one of them waits for the others.
         slice_drop_limit: a slice that scores worse than at the start by more than this is reported, in map50.
         keep_best: how many of the best models are kept as files; of 1 there is none, it is in the checkpoint.
+        checkpoint_mirror: address of the blob store that checkpoints are copied to, see `open_blobs`.
     """
 
     device: str
@@ -44,6 +46,13 @@ class FitSettings:
     timeout_s: float = 600.0
     slice_drop_limit: float = 0.05
     keep_best: int = 1
+    checkpoint_mirror: str | None = None
+
+
+def open_checkpoints(job: TrainingJob, mirror: str | None) -> CheckpointManager:
+    """Those of a job, copied to the blob store at that address if one is given."""
+    store = None if mirror is None else open_blobs(mirror)
+    return CheckpointManager(job.checkpoints, mirror=store, prefix=f"checkpoints/{job.id}")
 
 
 def fit(

@@ -20,13 +20,14 @@ from filelock import FileLock, Timeout
 from retrain.detector import Detector, StoredModel
 from retrain.errors import BadInput, ConfigError, Conflict, NotFound, PostConditionFailed, Unavailable
 from retrain.storage import files
+from retrain.storage.open_blobs import open_blobs
 from retrain.training.best_models import BestModels
 from retrain.training.checkpoints import CheckpointManager
 from retrain.training.console import quiet
 from retrain.training.data import DetectionData
 from retrain.training.draws import check_shared
 from retrain.training.export.bundle import FORMATS, bundle
-from retrain.training.fitting import Clock, FitSettings, Saved, fit
+from retrain.training.fitting import Clock, FitSettings, Saved, fit, open_checkpoints
 from retrain.training.job import TrainingJob
 from retrain.training.model import build_model
 from retrain.training.recorder import OnEpoch
@@ -61,6 +62,8 @@ class TrainingOrchestrator:
         slice_drop_limit: a class or camera whose map50 falls by more than this below that of the model that training
             starts from is reported.
         keep_best: how many of the best epochs keep their weights, in the job's folder `best`.
+        checkpoint_mirror: folder or `s3://<bucket>/<prefix>` that checkpoints are copied to, so that another machine
+            can go on from there.
         export: formats that the model is written in beside its own: `pt` for Ultralytics, `onnx`.
         clock: seconds, for durations only.
     """
@@ -77,6 +80,7 @@ class TrainingOrchestrator:
         max_restarts: int = 3,
         slice_drop_limit: float = 0.05,
         keep_best: int = 1,
+        checkpoint_mirror: str | None = None,
         export: Sequence[str] = tuple(FORMATS),
         clock: Clock = time.perf_counter,
     ) -> None:
@@ -112,6 +116,9 @@ class TrainingOrchestrator:
         self._supervisor = Supervisor(stall_s, max_restarts)
         self._slice_drop_limit = slice_drop_limit
         self._keep_best = keep_best
+        if checkpoint_mirror is not None:
+            open_blobs(checkpoint_mirror)  # a wrong address is an error now
+        self._checkpoint_mirror = checkpoint_mirror
         self._export = tuple(export)
         self._clock = clock
 
@@ -160,19 +167,20 @@ class TrainingOrchestrator:
             shutil.rmtree(job.folder)
             return None
         # Left when the process was killed between the two.
-        CheckpointManager(job.checkpoints).clear()
+        open_checkpoints(job, self._checkpoint_mirror).clear()
         result = TrainingResult.from_json(stored, job.model_folder, bundle(job.model_folder, self._export))
         return replace(result, kept=self._kept(job, len(result.epochs)))
 
     def _train(self, job: TrainingJob, on_epoch: OnEpoch) -> TrainingResult:
         files.remove_leftovers(job.folder)
-        checkpoints = CheckpointManager(job.checkpoints)
+        checkpoints = open_checkpoints(job, self._checkpoint_mirror)
         saved = checkpoints.newest_good()
-        with reproducible(job.request.seed, job.threads()):
+        threads = job.threads(None if saved is None else saved[1].get("threads"))
+        with reproducible(job.request.seed, threads):
             if saved is not None and saved[0].epoch:
                 on_epoch(EpochReport.from_json(saved[1]["reports"][-1]))
             if saved is None or not saved[1]["finished"]:
-                self._fit(job, saved, on_epoch, self._clock)
+                self._fit(job, saved, checkpoints, on_epoch)
             last = checkpoints.newest_good()
             if last is None or not last[1]["finished"]:
                 raise PostConditionFailed(
@@ -183,15 +191,18 @@ class TrainingOrchestrator:
         checkpoints.clear()
         return result
 
-    def _fit(self, job: TrainingJob, saved: Saved | None, on_epoch: OnEpoch, clock: Clock) -> None:
+    def _fit(
+        self, job: TrainingJob, saved: Saved | None, checkpoints: CheckpointManager, on_epoch: OnEpoch
+    ) -> None:
         settings = FitSettings(
             self._device,
             self._checkpoint_minutes,
             slice_drop_limit=self._slice_drop_limit,
             keep_best=self._keep_best,
+            checkpoint_mirror=self._checkpoint_mirror,
         )
         if self._processes == 1:
-            fit(job, settings, saved, CheckpointManager(job.checkpoints), on_epoch, clock)
+            fit(job, settings, saved, checkpoints, on_epoch, self._clock)
             return
         reported = set() if saved is None else {saved[0].epoch}
 

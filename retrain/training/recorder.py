@@ -120,6 +120,7 @@ class EpochRecorder(Callback):
             "reference": self._reference,
             "reports": [report.to_json() for report in self._reports],
             "finished": finished,
+            "threads": torch.get_num_threads(),
         }
 
     def _report(self, module: LightningModule) -> EpochReport:

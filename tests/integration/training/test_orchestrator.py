@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import stat
 import subprocess
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 
 from retrain.detector import Detector, StoredModel
 from retrain.errors import BadInput, ConfigError, Conflict, PostConditionFailed
+from retrain.storage.local_blobs import LocalBlobs
 from retrain.training.checkpoints import CheckpointManager, Position
 from retrain.training.draws import EpochBatches
 from retrain.training.orchestrator import TrainingOrchestrator
@@ -268,6 +270,45 @@ def test_a_job_that_kept_fewer_models_says_so(
     assert again.reused
     assert again.kept == uninterrupted[0].kept == []
     assert "0 of the 2 best models are kept" in caplog.text
+
+
+def test_another_machine_goes_on_from_the_mirror_and_ends_with_the_same_bits(
+    rectangles: dict[str, Any],
+    uninterrupted: tuple[TrainingResult, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As many threads as there are cores, of which the other machine has more.
+    config = {name: value for name, value in rectangles.items() if name != "threads"}
+    mirror = tmp_path / "mirror"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(1))
+    with pytest.raises(StopError):
+        TrainingOrchestrator(tmp_path / "lost", checkpoint_mirror=str(mirror)).train(config, stop_after(2))
+    shutil.rmtree(tmp_path / "lost")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2))
+
+    other = TrainingOrchestrator(tmp_path / "other", checkpoint_mirror=str(mirror))
+    assert set(LocalBlobs(mirror).keys()) == {
+        f"checkpoints/{other.job_id(config)}/epoch-0000{epoch}.ckpt" for epoch in (1, 2)
+    }
+    result = other.train(config)
+
+    assert result.resumed_from_epoch == 2
+    assert result.resolved["threads"] == uninterrupted[0].resolved["threads"] == 1
+    assert result.weights_sha256 == uninterrupted[0].weights_sha256
+    assert list(LocalBlobs(mirror).keys()) == []
+
+
+def test_a_finished_job_clears_what_a_kill_left_in_the_mirror(
+    rectangles: dict[str, Any], uninterrupted: tuple[TrainingResult, Path], tmp_path: Path
+) -> None:
+    left = LocalBlobs(tmp_path / "mirror")
+    left.put(f"checkpoints/{uninterrupted[0].job_id}/epoch-00003.ckpt", b"left")
+
+    again = TrainingOrchestrator(uninterrupted[1], checkpoint_mirror=str(left.root)).train(rectangles)
+
+    assert again.reused
+    assert list(left.keys()) == []
 
 
 def test_reports_name_the_losses_of_the_model_and_falling_learning_rate(

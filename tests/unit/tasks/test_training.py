@@ -82,6 +82,7 @@ def hand_over(tmp_path, monkeypatch):
             cycle = open_cycle(resources.state, "m", "m-samples-1", "c", lease)
             with pytest.raises(HandedOver):
                 train.fn(CycleWork(cycle, resources), {"name": "v1.0.0", "digest": "d"}, LAYOUT, initial)
+        run.settings = trainer.call_args.kwargs
         run.entries = resources.progress(cycle.id).entries()
         resources.state.close()
         (logged,) = tracker.run_for.return_value.log_params.call_args.args
@@ -169,6 +170,14 @@ def test_every_epoch_is_logged_with_its_slices_and_told_with_its_regressions(han
     }
     (told,) = hand_over.entries
     assert EpochReport.from_json(told.payload) == EPOCH
+
+
+def test_checkpoints_are_mirrored_to_the_blob_store_if_asked_for(hand_over, tmp_path):
+    hand_over()
+    assert hand_over.settings["checkpoint_mirror"] is None
+
+    hand_over(training={"mirror_checkpoints": True})
+    assert hand_over.settings["checkpoint_mirror"] == str(tmp_path / "blobs")
 
 
 def test_places_are_not_logged(hand_over, tmp_path):
