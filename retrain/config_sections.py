@@ -289,6 +289,10 @@ class Training(Section):
     """Shares for single classes in place of `replay_fraction`; `no object` means images that show none."""
     replay_by_camera: dict[str, Fraction] = {}
     """Shares for single cameras; where a class and its camera both have one, the greater holds."""
+    mirror_checkpoints: Switch = False
+    """Copy checkpoints to the blob store, so that another machine can go on with a training that was cut short."""
+    export: tuple[Literal["pt", "onnx"], ...] = ("pt", "onnx")
+    """Formats that a trained model is also written in, for others to read: Ultralytics' `.pt`, ONNX."""
 
 
 class Evaluation(Section):

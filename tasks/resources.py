@@ -50,9 +50,13 @@ class Resources:
     def state(self) -> StateStore:
         return open_state(self.config.storage.state_url or f"sqlite:///{self.home / 'state.db'}")
 
+    @property
+    def blobs_url(self) -> str:
+        return self.config.storage.blobs_url or str(self.home / "blobs")
+
     @cached_property
     def blobs(self) -> BlobStore:
-        return open_blobs(self.config.storage.blobs_url or str(self.home / "blobs"))
+        return open_blobs(self.blobs_url)
 
     @cached_property
     def sample_blobs(self) -> BlobStore:

@@ -5,6 +5,7 @@ from typing import Any
 
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 
+from retrain.mlflow_integration.metric_names import metric_name
 from retrain.mlflow_integration.run import TrackedRun
 from retrain.training.result import EpochReport, TrainingResult
 
@@ -32,6 +33,10 @@ class TrackedTraining:
         metrics |= {
             f"val/{name}": getattr(report, name) for name in ("map50", "map50_95", "precision", "recall")
         }
+        metrics |= {
+            metric_name("val", "slice", *name.split("/", 1), "map50"): score["map50"]
+            for name, score in report.slices.items()
+        }
         metrics |= {"lr": report.lr, "epoch_seconds": report.seconds, "images_per_s": report.images_per_s}
         self._run.log_metrics(metrics, step=report.epoch)
         update_progress_artifact(self._artifact, progress=100.0 * report.epoch / report.epochs)  # type: ignore[arg-type]
@@ -44,6 +49,7 @@ class TrackedTraining:
                 "mAP50": round(report.map50, 4),
                 "mAP50-95": round(report.map50_95, 4),
                 "s": round(report.seconds, 1),
+                "worse than at the start": ", ".join(one.name for one in report.regressions),
             }
             for report in result.epochs
         ]

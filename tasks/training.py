@@ -28,6 +28,8 @@ def train(
             num_gpus=settings.num_gpus,
             mixed_precision=settings.mixed_precision,
             gradient_accumulation=settings.gradient_accumulation,
+            checkpoint_mirror=resources.blobs_url if settings.mirror_checkpoints else None,
+            export=settings.export,
         )
         request = _request(work, layout, initial_release)
         run = resources.tracker.run_for(f"{work.cycle.id}/train", f"{work.cycle.id} on {version['name']}")

@@ -26,6 +26,10 @@ _HOW = (
     "num_processes",
     "stall_s",
     "max_restarts",
+    "slice_drop_limit",
+    "keep_best",
+    "checkpoint_mirror",
+    "export",
 )
 
 

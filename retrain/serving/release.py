@@ -23,7 +23,10 @@ from retrain.errors import BadInput, NotFound, PostConditionFailed, StorageFull
 from retrain.storage.blobs import BlobStore
 
 MODEL_FILES = ("model.json", "weights.safetensors")
+EXPORTED_FILES = ("model.pt", "model.onnx")
+"""The same model for others to read; a release has those that its model folder had."""
 RELEASE_FILE = "release.json"
+_EXPORTED = "files.json"
 _MANIFEST = "manifest.json"
 _PREFIX = "releases/"
 _FORMAT = 1
@@ -81,14 +84,16 @@ class ReleaseStore:
         The same inputs give the same digest, so a killed publication is simply done again.
 
         Args:
-            model_folder: holds `weights.safetensors` and `model.json` (classes, imgsz).
+            model_folder: holds `weights.safetensors` and `model.json` (classes, imgsz); may hold `model.pt` and
+                `model.onnx`, and then a `files.json` that tells their sha256.
             thresholds: score a box must reach to count as found: one for all, or one per class name.
 
         Raises:
-            BadInput: the folder is not a model, or the thresholds do not fit its classes.
+            BadInput: the folder is not a model or a file of it is damaged, or the thresholds do not fit its classes.
             PostConditionFailed: the store gave back something else than was uploaded.
         """
         content = {name: _read_model_file(model_folder, name) for name in MODEL_FILES}
+        content |= _exported_files(model_folder, content)
         content[RELEASE_FILE] = _canonical(_description(content["model.json"], lineage, thresholds))
         files = [_described(name, data) for name, data in sorted(content.items())]
         digest = _digest(files)
@@ -249,6 +254,31 @@ def _read_model_file(folder: Path, name: str) -> bytes:
     if not data:
         raise BadInput(f"{folder} is not a model folder: {name} is empty.")
     return data
+
+
+def _exported_files(folder: Path, model: Mapping[str, bytes]) -> dict[str, bytes]:
+    there = [name for name in EXPORTED_FILES if (folder / name).exists()]
+    if not there:
+        return {}
+    try:
+        listed: Any = json.loads((folder / _EXPORTED).read_bytes())["sha256"]
+        found = {name: _read_model_file(folder, name) for name in there}
+        damaged = [
+            name
+            for name, data in {**model, **found}.items()
+            if listed.get(name) != _described(name, data).sha256
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(
+            f"{folder} has {', '.join(there)}, but {_EXPORTED}, which tells whether they are whole, cannot be read "
+            f"({error!r}). Train again, which makes them anew, or remove them."
+        ) from error
+    if damaged:
+        raise BadInput(
+            f"{folder} is damaged: {', '.join(damaged)} does not have the sha256 that {_EXPORTED} states. Train "
+            "again, which makes what is damaged anew."
+        )
+    return found
 
 
 def _described(name: str, data: bytes) -> _File:

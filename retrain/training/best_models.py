@@ -101,6 +101,31 @@ class BestModels:
         """Forget the epochs after this one: training goes on from its end."""
         self._keep_only([model for model in self._listed() if model.epoch <= epoch], epoch)
 
+    def resume(self, scores: Sequence[float], best: Mapping[str, torch.Tensor]) -> None:
+        """Go on after as many epochs as there are scores, one each.
+
+        Models that should be there and are not, as on another machine, are a warning; the best is kept again.
+
+        Args:
+            best: weights of the best of these epochs.
+        """
+        self.rewind(len(scores))
+        ranked = sorted(
+            ((score, epoch) for epoch, score in enumerate(scores, 1) if math.isfinite(score)), reverse=True
+        )[: self._keep]
+        there = {model.epoch for model in self.models()}
+        gone = [epoch for _, epoch in ranked if epoch not in there]
+        if ranked and ranked[0][1] in gone:
+            gone.remove(ranked[0][1])
+            self.offer(ranked[0][1], ranked[0][0], best)
+        if gone:
+            logger.warning(
+                "Of the %d best models so far those of epochs %s are not in %s; they are left out.",
+                len(ranked),
+                ", ".join(map(str, gone)),
+                self._folder,
+            )
+
     def _listed(self) -> list[BestModel]:
         path = self._folder / _LIST
         if not path.is_file():

@@ -63,6 +63,7 @@ class DetectionData:
         request = job.request
         check_shared(request.batch_size, processes)
         self.arguments = trainer_arguments(job)
+        self.classes = request.classes
         self.description = {
             "names": dict(enumerate(request.classes)),
             "nc": len(request.classes),

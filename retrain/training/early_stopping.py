@@ -49,6 +49,10 @@ class EarlyStopping:
     def metric_of(self, report: EpochReport) -> float:
         return sum(report.losses.values()) if self.metric == "loss" else float(getattr(report, self.metric))
 
+    def score(self, value: float) -> float:
+        """The metric so that more is better."""
+        return value if self.bigger_is_better else -value
+
     def should_stop(self, history: Sequence[float]) -> bool:
         """Whether to stop after the last epoch in `history`.
 

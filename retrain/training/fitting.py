@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 from retrain.errors import Cancelled
+from retrain.storage.open_blobs import open_blobs
+from retrain.training.best_models import BestModels
 from retrain.training.checkpoints import CheckpointManager, Position
 from retrain.training.data import DetectionData
 from retrain.training.detection_module import DetectionModule
@@ -34,12 +37,24 @@ class FitSettings:
         checkpoint_minutes: how often a checkpoint is written within an epoch; None writes one per epoch only.
         port: on which the leading of several processes listens, on this machine.
         timeout_s: how long one of them waits for the others.
+        slice_drop_limit: a slice that scores worse than at the start by more than this is reported, in map50.
+        keep_best: how many of the best models are kept as files; of 1 there is none, it is in the checkpoint.
+        checkpoint_mirror: address of the blob store that checkpoints are copied to, see `open_blobs`.
     """
 
     device: str
     checkpoint_minutes: float | None = None
     port: int = 0
     timeout_s: float = 600.0
+    slice_drop_limit: float = 0.05
+    keep_best: int = 1
+    checkpoint_mirror: str | None = None
+
+
+def open_checkpoints(job: TrainingJob, mirror: str | None) -> CheckpointManager:
+    """Those of a job, copied to the blob store at that address if one is given."""
+    store = None if mirror is None else open_blobs(mirror)
+    return CheckpointManager(job.checkpoints, mirror=store, prefix=f"checkpoints/{job.id}")
 
 
 def fit(
@@ -59,7 +74,7 @@ def fit(
         saved: the checkpoint to go on from; the same in all processes.
         checkpoints: where to; None in all processes but the leading one.
         watching: a further callback.
-        on_progress: called for each image that is read before training begins.
+        on_progress: called for each image that is read, and each batch that is scored, before training begins.
     """
     request, stopping = job.request, job.request.stopping
     data = DetectionData(job, settings.device, place.rank, place.processes, on_progress)
@@ -69,16 +84,22 @@ def fit(
         model.load_state_dict(state["model"])
     average = MovingAverage(state["average"] if state else None)
     reports = [EpochReport.from_json(report) for report in state["reports"]] if state else []
+    history = [stopping.metric_of(report) for report in reports]
+    best_models = None
+    if checkpoints is not None and settings.keep_best > 1:
+        best_models = BestModels(job.best_models, settings.keep_best)
+        best_models.resume([stopping.score(value) for value in history], state["best"] if state else {})
+    validation = Validation(data, job.folder, place)
     module = DetectionModule(
         model=model,
         job=job,
         data=data,
         average=average,
-        validation=Validation(data, job.folder, place),
+        validation=validation,
         resume=state,
         first_epoch=first.epoch,
         first_batch=first.images // request.batch_size,
-        history=[stopping.metric_of(report) for report in reports],
+        history=history,
         place=place,
     )
     data.train.follow(lambda: module.start)
@@ -92,6 +113,9 @@ def fit(
         on_epoch=on_epoch,
         clock=clock,
         saved=state,
+        score_start=partial(validation.score, on_batch=on_progress) if request.initial_weights else None,
+        slice_drop_limit=settings.slice_drop_limit,
+        best_models=best_models,
     )
     # Only the remaining epochs are asked for: every schedule is a function of the job's own epoch, so nothing of
     # Lightning's progress needs to be restored.

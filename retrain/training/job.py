@@ -83,6 +83,10 @@ class TrainingJob:
         return self.folder / "checkpoints"
 
     @property
+    def best_models(self) -> Path:
+        return self.folder / "best"
+
+    @property
     def lock(self) -> Path:
         """Beside the folder, so that the folder can be removed while it is held."""
         return lock_of(self.folder)
@@ -97,12 +101,16 @@ class TrainingJob:
         path = self.folder / name
         return json.loads(path.read_bytes()) if path.is_file() else None
 
-    def threads(self) -> int:
-        """CPU threads; fixed when the job starts, because the order of sums, and so the weights, depends on them."""
+    def threads(self, begun_with: int | None = None) -> int:
+        """CPU threads; fixed when the job starts, because the order of sums, and so the weights, depends on them.
+
+        Args:
+            begun_with: what the checkpoint to go on from was trained with, perhaps on another machine.
+        """
         stored = self.read(JOB)
-        if stored is None:
+        if stored is None or begun_with not in {None, stored["threads"]}:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            stored = {**self.request.identity(), "threads": self.request.threads or cores}
+            stored = {**self.request.identity(), "threads": begun_with or self.request.threads or cores}
             self.write(JOB, stored)
         threads = stored["threads"]
         assert isinstance(threads, int)

@@ -49,6 +49,11 @@ class LabelledImages(YOLODataset):
             return None
         return np.array(given, dtype=np.float64)
 
+    @property
+    def slices(self) -> list[str | None]:
+        """Of each image, the part of the data that it is scored in apart; images of folders have none."""
+        return [name.image.slice if isinstance(name, PackedImage) else None for name in self.im_files]
+
     def get_img_files(self, img_path: list[str]) -> list[str]:
         """Images, place by place, ordered by name only, so that the place of the data does not matter."""
         found: list[str] = []

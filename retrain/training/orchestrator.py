@@ -6,10 +6,12 @@ from retrain import environment
 environment.prepare()
 
 import json
+import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,15 @@ from retrain.errors import (
     Unavailable,
 )
 from retrain.storage import files
+from retrain.storage.open_blobs import open_blobs
+from retrain.training.best_models import BestModels
 from retrain.training.checkpoints import CheckpointManager
 from retrain.training.console import quiet
 from retrain.training.data import DetectionData
 from retrain.training.dataset_version import with_data_of_version
 from retrain.training.draws import check_shared
-from retrain.training.fitting import Clock, FitSettings, Saved, fit
+from retrain.training.export.bundle import FORMATS, bundle
+from retrain.training.fitting import Clock, FitSettings, Saved, fit, open_checkpoints
 from retrain.training.job import TrainingJob
 from retrain.training.job_files import FAILURE, REPORTS, REQUEST, RESULT
 from retrain.training.jobs import LOCK_WAIT_S
@@ -43,13 +48,15 @@ from retrain.training.precision import checked_precision
 from retrain.training.recorder import OnEpoch
 from retrain.training.reproducible import reproducible
 from retrain.training.request import TrainingRequest
-from retrain.training.result import EpochReport, TrainingResult
+from retrain.training.result import EpochReport, KeptModel, TrainingResult
 from retrain.training.supervisor import Supervisor
 from retrain.training.ultralytics_parts import ULTRALYTICS_VERSION
 from retrain.training.validation import Validation
 from retrain.training.weights import write_model_folder
 
 _PLACES = ("train_data", "val_data", "initial_weights", "model")
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingOrchestrator:
@@ -69,6 +76,12 @@ class TrainingOrchestrator:
         stall_s: seconds without progress after which several processes are stopped and started again.
         max_restarts: how often in a row they are started again after a crash or a stall without a new epoch.
         datasets: repository of the versions that a configuration names; None is `datasets` in the home folder.
+        slice_drop_limit: a class or camera whose map50 falls by more than this below that of the model that training
+            starts from is reported.
+        keep_best: how many of the best epochs keep their weights, in the job's folder `best`.
+        checkpoint_mirror: folder or `s3://<bucket>/<prefix>` that checkpoints are copied to, so that another machine
+            can go on from there.
+        export: formats that the model is written in beside its own: `pt` for Ultralytics, `onnx`.
         clock: seconds, for durations only.
     """
 
@@ -83,6 +96,10 @@ class TrainingOrchestrator:
         stall_s: float = 600.0,
         max_restarts: int = 3,
         datasets: Path | None = None,
+        slice_drop_limit: float = 0.05,
+        keep_best: int = 1,
+        checkpoint_mirror: str | None = None,
+        export: Sequence[str] = tuple(FORMATS),
         clock: Clock = time.perf_counter,
     ) -> None:
         if isinstance(num_gpus, bool) or not isinstance(num_gpus, int) or num_gpus < 0:
@@ -105,17 +122,38 @@ class TrainingOrchestrator:
         home = environment.home()
         self._work_dir = Path(work_dir or home / "jobs").absolute()
         self._datasets = Path(datasets or home / "datasets").absolute()
+        if not 0 <= slice_drop_limit <= 1:
+            raise ConfigError(f"slice_drop_limit must be in [0, 1], got {slice_drop_limit}.")
+        if isinstance(keep_best, bool) or not isinstance(keep_best, int) or keep_best < 1:
+            raise ConfigError(f"keep_best must be a whole number of at least 1, got {keep_best!r}.")
+        if isinstance(export, str) or not set(export) <= set(FORMATS):
+            raise ConfigError(f"export must be a list of {', '.join(FORMATS)}, or empty, got {export!r}.")
         self._device = "cuda" if num_gpus else "cpu"
         self._mixed_precision = checked_precision(mixed_precision, self._device)
         self._gradient_accumulation = gradient_accumulation
         self._checkpoint_minutes = checkpoint_minutes
-        self._identity = {
+        # All that is needed to make another like this one.
+        self._made_with = {
             "num_gpus": num_gpus,
             "mixed_precision": mixed_precision,
             "gradient_accumulation": gradient_accumulation,
+            "checkpoint_minutes": checkpoint_minutes,
+            "num_processes": num_processes,
+            "stall_s": stall_s,
+            "max_restarts": max_restarts,
+            "slice_drop_limit": slice_drop_limit,
+            "keep_best": keep_best,
+            "checkpoint_mirror": checkpoint_mirror,
+            "export": export,
         }
         self._processes = num_gpus or num_processes or 1
         self._supervisor = Supervisor(stall_s, max_restarts)
+        self._slice_drop_limit = slice_drop_limit
+        self._keep_best = keep_best
+        if checkpoint_mirror is not None:
+            open_blobs(checkpoint_mirror)  # a wrong address is an error now
+        self._checkpoint_mirror = checkpoint_mirror
+        self._export = tuple(export)
         self._clock = clock
 
     def train(
@@ -147,7 +185,7 @@ class TrainingOrchestrator:
                     return finished
                 self._begin(job, config, dataset, resume=resume)
                 with _failure_noted(job):
-                    return self._train(job, dataset, _kept(job, on_epoch or (lambda _: None)))
+                    return self._train(job, dataset, _noting(job, on_epoch or (lambda _: None)))
         except Timeout as error:
             raise Conflict(f"Training job {job.id} is running in another process; wait for it.") from error
 
@@ -204,7 +242,7 @@ class TrainingOrchestrator:
             "config": {**config, **places},
             "dataset": dataset,
             "started_at": time.time(),
-            "orchestrator": self._identity,
+            "orchestrator": self._made_with,
         }
         job.write(REQUEST, _plain(content))
 
@@ -219,18 +257,20 @@ class TrainingOrchestrator:
             shutil.rmtree(job.folder)
             return None
         # Left when the process was killed between the two.
-        CheckpointManager(job.checkpoints).clear()
-        return TrainingResult.from_json(stored, job.model_folder)
+        open_checkpoints(job, self._checkpoint_mirror).clear()
+        result = TrainingResult.from_json(stored, job.model_folder, bundle(job.model_folder, self._export))
+        return replace(result, kept=self._kept(job, len(result.epochs)))
 
     def _train(self, job: TrainingJob, dataset: dict[str, str] | None, on_epoch: OnEpoch) -> TrainingResult:
         files.remove_leftovers(job.folder)
-        checkpoints = CheckpointManager(job.checkpoints)
+        checkpoints = open_checkpoints(job, self._checkpoint_mirror)
         saved = checkpoints.newest_good()
-        with reproducible(job.request.seed, job.threads()):
+        threads = job.threads(None if saved is None else saved[1].get("threads"))
+        with reproducible(job.request.seed, threads):
             if saved is not None and saved[0].epoch:
                 on_epoch(EpochReport.from_json(saved[1]["reports"][-1]))
             if saved is None or not saved[1]["finished"]:
-                self._fit(job, saved, on_epoch, self._clock)
+                self._fit(job, saved, checkpoints, on_epoch)
             last = checkpoints.newest_good()
             if last is None or not last[1]["finished"]:
                 raise PostConditionFailed(
@@ -242,12 +282,20 @@ class TrainingOrchestrator:
         (job.folder / REPORTS).unlink(missing_ok=True)
         return result
 
-    def _fit(self, job: TrainingJob, saved: Saved | None, on_epoch: OnEpoch, clock: Clock) -> None:
-        settings = FitSettings(self._device, self._checkpoint_minutes)
+    def _fit(
+        self, job: TrainingJob, saved: Saved | None, checkpoints: CheckpointManager, on_epoch: OnEpoch
+    ) -> None:
+        settings = FitSettings(
+            self._device,
+            self._checkpoint_minutes,
+            slice_drop_limit=self._slice_drop_limit,
+            keep_best=self._keep_best,
+            checkpoint_mirror=self._checkpoint_mirror,
+        )
         # Decided once, before there are several processes.
         job.precision(self._device)
         if self._processes == 1:
-            fit(job, settings, saved, CheckpointManager(job.checkpoints), on_epoch, clock)
+            fit(job, settings, saved, checkpoints, on_epoch, self._clock)
             return
         reported = set() if saved is None else {saved[0].epoch}
 
@@ -280,6 +328,7 @@ class TrainingOrchestrator:
         result = TrainingResult(
             job_id=job.id,
             model_folder=job.model_folder,
+            files=bundle(job.model_folder, self._export),
             weights_sha256=digest,
             epochs=reports,
             best=best,
@@ -288,9 +337,24 @@ class TrainingOrchestrator:
             resolved=_plain(
                 {**_resolved(job, data, self._device), "processes": self._processes, "dataset": dataset}
             ),
+            kept=self._kept(job, len(reports)),
         )
         job.write(RESULT, result.to_json())
         return result
+
+    def _kept(self, job: TrainingJob, epochs: int) -> list[KeptModel]:
+        if self._keep_best == 1:
+            return []
+        models = BestModels(job.best_models, self._keep_best, rewindable=0)
+        # Those that only going back could have needed.
+        models.rewind(epochs)
+        kept = models.models()
+        if len(kept) < min(self._keep_best, epochs):
+            logger.warning(
+                "Of training job %s %d of the %d best models are kept.", job.id, len(kept), self._keep_best
+            )
+        score = job.request.stopping.score
+        return [KeptModel(one.epoch, score(one.score), job.best_models / one.file_name) for one in kept]
 
     def _verify(self, job: TrainingJob, validation: Validation, best: EpochReport) -> None:
         """The folder, loaded as serving loads it, is the model that was validated."""
@@ -317,7 +381,7 @@ def _failure_noted(job: TrainingJob) -> Iterator[None]:
         raise
 
 
-def _kept(job: TrainingJob, on_epoch: OnEpoch) -> OnEpoch:
+def _noting(job: TrainingJob, on_epoch: OnEpoch) -> OnEpoch:
     """`on_epoch` that also leaves the reports of all epochs so far where they can be read."""
 
     def keep(report: EpochReport) -> None:

@@ -25,7 +25,7 @@ from retrain.errors import RetrainError
 from retrain.storage import files
 from retrain.training.checkpoints import CheckpointManager
 from retrain.training.console import quiet
-from retrain.training.fitting import FitSettings, fit
+from retrain.training.fitting import FitSettings, fit, open_checkpoints
 from retrain.training.job import TrainingJob
 from retrain.training.place import Place
 from retrain.training.reproducible import reproducible
@@ -85,15 +85,15 @@ def main(folder: Path, rank: int) -> None:
             reports.append(report.to_json())
             files.write_whole(folder / REPORTS, json.dumps(reports).encode())
 
-    # All read the same one: none is written before all have begun.
-    checkpoints = CheckpointManager(job.checkpoints)
-    saved = checkpoints.newest_good()
+    # All read the same one: none is written before all have begun. What only the mirror had was fetched before.
+    saved = CheckpointManager(job.checkpoints).newest_good()
+    checkpoints = open_checkpoints(job, settings.checkpoint_mirror) if place.leads else None
     with quiet(), reproducible(job.request.seed, job.threads()):
         fit(
             job,
             settings,
             saved,
-            checkpoints if place.leads else None,
+            checkpoints,
             on_epoch,
             time.perf_counter,
             place,

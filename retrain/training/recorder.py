@@ -1,15 +1,20 @@
 """After each epoch: report it, decide whether it is the best and whether to stop, and make it durable."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from retrain.training.best_models import BestModels
 from retrain.training.checkpoints import CheckpointManager, Position
 from retrain.training.early_stopping import EarlyStopping
 from retrain.training.ema import MovingAverage, cpu_copy
-from retrain.training.result import EpochReport
+from retrain.training.result import EpochReport, SliceScore
+from retrain.training.slices import regressions
+from retrain.training.ultralytics_parts import DetectionModel
+from retrain.training.validation import Scores
 
 OnEpoch = Callable[[EpochReport], None]
 
@@ -27,6 +32,9 @@ class EpochRecorder(Callback):
         on_epoch: called once an epoch is durable.
         clock: seconds, for durations only.
         saved: state of the checkpoint to go on from.
+        score_start: scores the model that training starts from, the reference of its slices; None: there is none.
+        best_models: is offered every epoch; None keeps none but the best, in the checkpoint.
+        slice_drop_limit: a slice that falls below the reference by more than this is reported.
     """
 
     def __init__(
@@ -41,6 +49,9 @@ class EpochRecorder(Callback):
         on_epoch: OnEpoch,
         clock: Callable[[], float],
         saved: dict[str, Any] | None = None,
+        score_start: Callable[[DetectionModel], Scores] | None = None,
+        best_models: BestModels | None = None,
+        slice_drop_limit: float = 0.05,
     ) -> None:
         self._checkpoints, self._average, self._stopping = checkpoints, average, stopping
         self._epochs, self._batch_size = epochs, batch_size
@@ -48,8 +59,18 @@ class EpochRecorder(Callback):
         self._on_epoch, self._clock = on_epoch, clock
         self._reports = [EpochReport.from_json(report) for report in saved["reports"]] if saved else []
         self._best: dict[str, torch.Tensor] = saved["best"] if saved else {}
+        # Part of every checkpoint, so that it stays what it was although the model has changed.
+        self._reference: Mapping[str, SliceScore] | None = saved.get("reference") if saved else None
+        self._score_start = None if saved else score_start
+        self._best_models = best_models
+        self._slice_drop_limit = slice_drop_limit
         self._started = self._trained = self._saved = 0.0
         self._batches = 0
+
+    def on_train_start(self, *_: Any) -> None:
+        if self._score_start is not None:
+            # The average, because it is what every epoch is scored by; until the first step it is the model itself.
+            self._reference = self._score_start(self._average.model).slices
 
     def on_train_epoch_start(self, *_: Any) -> None:
         self._started = self._saved = self._clock()
@@ -80,6 +101,10 @@ class EpochRecorder(Callback):
         history.append(self._stopping.metric_of(report))
         if self._stopping.is_best(history):
             self._best = cpu_copy(self._average.model.state_dict())
+        score = self._stopping.score(history[-1])
+        # Before the checkpoint: after a crash between the two the epoch is trained and offered again.
+        if self._best_models is not None and math.isfinite(score):
+            self._best_models.offer(report.epoch, score, self._average.model.state_dict())
         stop = self._stopping.should_stop(history)
         if self._checkpoints is not None:
             finished = stop or report.epoch == self._epochs
@@ -92,21 +117,24 @@ class EpochRecorder(Callback):
             **module.training_state(),
             "average": self._average.state(),
             "best": self._best,
+            "reference": self._reference,
             "reports": [report.to_json() for report in self._reports],
             "finished": finished,
+            "threads": torch.get_num_threads(),
         }
 
     def _report(self, module: LightningModule) -> EpochReport:
         now = self._clock()
         seconds = [*(earlier.seconds for earlier in self._reports), now - self._started]
-        epoch = module.epoch + 1
+        epoch, scores = module.epoch + 1, module.scores
         return EpochReport(
             epoch=epoch,
             epochs=self._epochs,
             losses=module.losses(),
-            **module.scores._asdict(),
+            **scores._asdict(),
             lr=module.learning_rate,
             seconds=seconds[-1],
             images_per_s=self._batches * self._batch_size / max(self._trained - self._started, 1e-9),
             eta_s=sum(seconds) / len(seconds) * (self._epochs - epoch),
+            regressions=tuple(regressions(self._reference or {}, scores.slices, self._slice_drop_limit)),
         )

@@ -1,9 +1,30 @@
 """What training reports while it runs and when it is done."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
+
+
+class SliceScore(TypedDict):
+    """Scores of a slice in [0, 1], and how many images it has: for a class those that show it."""
+
+    map50: float
+    map50_95: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A slice whose map50 fell from `reference` to `current`."""
+
+    name: str
+    reference: float
+    current: float
+
+    @property
+    def drop(self) -> float:
+        return self.reference - self.current
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +42,9 @@ class EpochReport:
         seconds: training and validation together.
         images_per_s: training images per second, validation not counted.
         eta_s: expected seconds for the remaining epochs.
+        slices: scores of parts of the validation images: `class/<name>`, and `camera/<name>` where they name one.
+        regressions: slices that score worse than the model that training started from did, the greatest drop first;
+            none where it started from scratch.
     """
 
     epoch: int
@@ -34,13 +58,25 @@ class EpochReport:
     seconds: float
     images_per_s: float
     eta_s: float
+    slices: Mapping[str, SliceScore] = field(default_factory=dict)
+    regressions: Sequence[Regression] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "losses": dict(self.losses)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "EpochReport":
-        return cls(**data)
+        regressions = tuple(Regression(**one) for one in data.get("regressions", ()))
+        return cls(**{**data, "regressions": regressions})
+
+
+@dataclass(frozen=True)
+class KeptModel:
+    """The averaged weights of a good epoch, as safetensors, and its `stop_metric`."""
+
+    epoch: int
+    score: float
+    path: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +85,13 @@ class TrainingResult:
 
     Attributes:
         job_id: name of the job's folder; equal requests on equal data have equal ids.
-        model_folder: weights.safetensors and model.json, the averaged weights of the best epoch.
+        model_folder: weights.safetensors and model.json, the averaged weights of the best epoch; model.pt and
+            model.onnx of the same.
+        files: sha256 of each of these, hex, by name.
         weights_sha256: of weights.safetensors.
         epochs: one report per epoch that was trained, whichever call trained it.
         best: the epoch whose weights are in `model_folder`: best `stop_metric`, the latest of equals.
+        kept: the `keep_best` best epochs, best first; none if only one is kept, which is `best`.
         resumed_from_epoch: finished epochs that the finishing call started from; None if it started fresh.
         stopped_early: patience ran out before the last epoch.
         resolved: what training really used: optimizer, learning rate, batch, augmentation, versions.
@@ -61,16 +100,18 @@ class TrainingResult:
 
     job_id: str
     model_folder: Path
+    files: Mapping[str, str]
     weights_sha256: str
     epochs: list[EpochReport]
     best: EpochReport
     resumed_from_epoch: int | None
     stopped_early: bool
     resolved: Mapping[str, Any]
+    kept: Sequence[KeptModel] = ()
     reused: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Without `model_folder` and `reused`, which depend on where and how it is read back."""
+        """Without `model_folder`, `files`, `kept` and `reused`, which depend on where and how it is read back."""
         return {
             "job_id": self.job_id,
             "weights_sha256": self.weights_sha256,
@@ -82,11 +123,14 @@ class TrainingResult:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], model_folder: Path) -> "TrainingResult":
+    def from_json(
+        cls, data: Mapping[str, Any], model_folder: Path, files: Mapping[str, str]
+    ) -> "TrainingResult":
         reports = [EpochReport.from_json(report) for report in data["epochs"]]
         return cls(
             job_id=data["job_id"],
             model_folder=model_folder,
+            files=files,
             weights_sha256=data["weights_sha256"],
             epochs=reports,
             best=reports[data["best_epoch"] - 1],

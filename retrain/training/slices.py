@@ -1,8 +1,7 @@
 """Scores of parts of the validation images: each class, and each slice that a selection names, such as a camera."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from retrain.errors import BadInput
 
 # First, because it sets Ultralytics' switches, which are read while that is imported.
 from retrain.training import ultralytics_parts  # noqa: F401
+from retrain.training.result import Regression, SliceScore
 
 # isort: split
 from ultralytics.utils.metrics import ap_per_class
@@ -20,27 +20,6 @@ Stats = Mapping[str, Sequence[np.ndarray[Any, Any]]]
 `conf` and `pred_cls` (n,), `target_cls` (m,)."""
 
 _PREDICTED = ("tp", "conf", "pred_cls")
-
-
-class SliceScore(TypedDict):
-    """Scores of a slice in [0, 1], and how many images it has: for a class those that show it."""
-
-    map50: float
-    map50_95: float
-    images: int
-
-
-@dataclass(frozen=True)
-class Regression:
-    """A slice whose map50 fell from `reference` to `current`."""
-
-    name: str
-    reference: float
-    current: float
-
-    @property
-    def drop(self) -> float:
-        return self.reference - self.current
 
 
 def slice_scores(

@@ -1,5 +1,6 @@
 """Ultralytics' validator, driven step by step: its own loop would add plots, callbacks and a clock-dependent result."""
 
+from collections.abc import Callable, Mapping
 from copy import copy
 from itertools import zip_longest
 from pathlib import Path
@@ -10,6 +11,8 @@ import torch
 from retrain.detector import NO_TIME_LIMIT
 from retrain.training.data import DetectionData
 from retrain.training.place import ALONE, Place
+from retrain.training.result import SliceScore
+from retrain.training.slices import slice_scores
 from retrain.training.ultralytics_parts import DetectionModel, DetectionValidator, nms
 
 
@@ -36,6 +39,8 @@ class Scores(NamedTuple):
     map50_95: float
     precision: float
     recall: float
+    slices: Mapping[str, SliceScore] = {}
+    """See `slice_scores`."""
 
 
 class Validation:
@@ -81,16 +86,17 @@ class Validation:
         # In the order that one process alone would have seen: scores that tie are ranked by it.
         turns = zip_longest(*self._place.gathered(ours))
         merged = [stats for turn in turns for stats in turn if stats is not None]
-        self._validator.metrics.stats = {
-            name: [value for stats in merged for value in stats[name]] for name in merged[0]
-        }
+        stats = {name: [value for stats in merged for value in stats[name]] for name in merged[0]}
+        slices = slice_scores(stats, self._data.validation_images.slices, self._data.classes)
+        self._validator.metrics.stats = stats
         self._validator.get_stats()
         box = self._validator.metrics.box
-        return Scores(float(box.map50), float(box.map), float(box.mp), float(box.mr))
+        return Scores(float(box.map50), float(box.map), float(box.mp), float(box.mr), slices)
 
-    def score(self, model: DetectionModel) -> Scores:
-        """Over all validation images."""
+    def score(self, model: DetectionModel, on_batch: Callable[[], None] = lambda: None) -> Scores:
+        """Over all validation images; several processes have to call it together."""
         self.start(model)
         for batch in self._data.val:
             self.step(model, batch)
+            on_batch()
         return self.finish()

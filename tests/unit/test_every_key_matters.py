@@ -497,6 +497,8 @@ CASES: dict[str, Case] = {
     "training.replay_fraction": Case(0.1, laid_out),
     "training.replay_by_class": Case({"one": 1.0}, laid_out),
     "training.replay_by_camera": Case({"north": 1.0}, laid_out),
+    "training.mirror_checkpoints": Case(True, training_job),
+    "training.export": Case(["pt"], training_job),
     "evaluation.confidence": Case(0.6, release_thresholds),
     "evaluation.resamples": Case(300, evaluated),
     "evaluation.level": Case(0.8, evaluated),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch
 
 from retrain.detector import StoredModel
 from retrain.errors import ConfigError, PostConditionFailed, Unavailable
+from retrain.storage.local_blobs import LocalBlobs
 from retrain.training.orchestrator import TrainingOrchestrator
 from retrain.training.result import EpochReport, TrainingResult
 from retrain.training.weights import write_model_folder
@@ -105,7 +107,7 @@ def test_a_killed_process_takes_all_along_and_the_job_goes_on(
         if report.epoch == 2:
             died.append(time.monotonic())
 
-    result = two_processes(tmp_path).train(config, kill_once)
+    result = two_processes(tmp_path, keep_best=2).train(config, kill_once)
 
     assert reported == [1, 2, 3]
     assert "process 1 of 2 was ended by signal 9" in caplog.text
@@ -113,6 +115,26 @@ def test_a_killed_process_takes_all_along_and_the_job_goes_on(
     assert died[1] - died[0] < 60
     assert result.weights_sha256 == shared.weights_sha256
     assert result.epochs[-1].map50_95 == shared.epochs[-1].map50_95
+    assert len({one.epoch for one in result.kept}) == 2
+    assert result.kept[0].epoch == result.best.epoch
+
+
+def test_several_processes_go_on_elsewhere_from_the_mirror(
+    config: dict[str, Any], shared: TrainingResult, tmp_path: Path
+) -> None:
+    def give_up(_: EpochReport) -> None:
+        raise StopError
+
+    mirror = tmp_path / "mirror"
+    with pytest.raises(StopError):
+        two_processes(tmp_path / "lost", checkpoint_mirror=str(mirror)).train(config, give_up)
+    shutil.rmtree(tmp_path / "lost")
+
+    result = two_processes(tmp_path / "other", checkpoint_mirror=str(mirror)).train(config)
+
+    assert result.resumed_from_epoch
+    assert result.weights_sha256 == shared.weights_sha256
+    assert list(LocalBlobs(mirror).keys()) == []
 
 
 def test_a_process_that_hangs_is_noticed_its_stacks_kept_and_the_job_goes_on(
@@ -220,6 +242,9 @@ def test_processes_do_not_outlive_a_killed_caller(config: dict[str, Any], tmp_pa
         ({"stall_s": 0}, ConfigError, "stall_s must be"),
         ({"max_restarts": -1}, ConfigError, "max_restarts must be"),
         ({"checkpoint_minutes": -1}, ConfigError, "checkpoint_minutes must be"),
+        ({"checkpoint_mirror": "ftp://there"}, ConfigError, "s3://<bucket>"),
+        ({"keep_best": 0}, ConfigError, "keep_best must be"),
+        ({"slice_drop_limit": float("nan")}, ConfigError, "slice_drop_limit must be"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(

@@ -16,7 +16,9 @@ from ultralytics import YOLO
 
 from retrain.detector import Detector, StoredModel
 from retrain.errors import BadInput, NotFound, PostConditionFailed, StorageFull
+from retrain.serving.release import Lineage, ReleaseStore
 from retrain.storage import files
+from retrain.storage.local_blobs import LocalBlobs
 from retrain.training.export import bundle as bundle_module
 from retrain.training.export import onnx_file, pt_file
 from retrain.training.export.bundle import bundle
@@ -122,6 +124,25 @@ def test_ultralytics_predicts_from_the_pt_what_serving_predicts(
     assert found.boxes.xyxy[best].numpy() == pytest.approx(ours.boxes[0], abs=0.5)
     assert float(found.boxes.conf[best]) == pytest.approx(ours.scores[0], abs=0.01)
     assert int(found.boxes.cls[best]) == ours.classes[0]
+
+
+def test_a_fetched_release_has_the_pt_and_the_onnx_and_ultralytics_predicts_with_both(
+    trained: TrainingResult, rectangles: dict[str, Any], tmp_path: Path
+) -> None:
+    releases = ReleaseStore(LocalBlobs(tmp_path / "blobs"), tmp_path / "cache")
+    lineage = Lineage("v1.0.0", "d" * 64, trained.job_id, None, "test")
+    folder = releases.fetch(releases.publish(trained.model_folder, lineage))
+    image = np.asarray(Image.open(rectangles["val_data"] / "images" / "0000.png"))
+    ours = Detector.load(folder).predict([image], confidence=0.01, iou=0.7)[0]
+    assert len(ours) > 0
+
+    for name in ("model.pt", "model.onnx"):
+        (found,) = YOLO(folder / name, task="detect").predict(
+            image[..., ::-1].copy(), imgsz=64, conf=0.01, iou=0.7, device="cpu", verbose=False
+        )
+        best = int(found.boxes.conf.argmax())
+        assert found.names == {0: "red", 1: "blue"}
+        assert found.boxes.xyxy[best].numpy() == pytest.approx(ours.boxes[0], abs=0.5)
 
 
 def test_ultralytics_exports_the_pt(

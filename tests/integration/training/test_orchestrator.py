@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import stat
 import subprocess
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from retrain.detector import Detector, StoredModel
 from retrain.errors import BadInput, ConfigError, Conflict, PostConditionFailed
+from retrain.storage.local_blobs import LocalBlobs
 from retrain.training.checkpoints import CheckpointManager, Position
 from retrain.training.draws import EpochBatches
 from retrain.training.orchestrator import TrainingOrchestrator
@@ -181,6 +184,7 @@ def test_finished_job_is_not_trained_again(
         first.epochs,
         first.best,
     )
+    assert again.files == first.files
     assert first.model_folder.stat().st_mtime_ns == written
 
 
@@ -195,6 +199,116 @@ def test_damaged_model_of_a_finished_job_is_made_again(rectangles: dict[str, Any
     assert not again.reused
     assert again.weights_sha256 == first.weights_sha256
     StoredModel.read(again.model_folder)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])]
+)
+@pytest.mark.parametrize("name", ["model.pt", "model.onnx", "files.json"])
+def test_damaged_or_missing_exports_of_a_finished_job_are_made_again_without_training(
+    name: str, damage: Any, rectangles: dict[str, Any], uninterrupted: tuple[TrainingResult, Path]
+) -> None:
+    first, work = uninterrupted
+    good = (first.model_folder / name).read_bytes()
+    damage(first.model_folder / name)
+
+    again = TrainingOrchestrator(work).train(rectangles, stop_after(1))
+
+    assert again.reused
+    assert again.files == first.files
+    assert (first.model_folder / name).read_bytes() == good
+
+
+def test_formats_that_are_not_asked_for_are_not_written_and_come_when_they_are(
+    rectangles: dict[str, Any], tmp_path: Path
+) -> None:
+    config = {**rectangles, "epochs": 1}
+    plain_one = TrainingOrchestrator(tmp_path, export=()).train(config)
+    assert set(plain_one.files) == {"model.json", "weights.safetensors"}
+    assert {path.name for path in plain_one.model_folder.iterdir()} == {*plain_one.files, "files.json"}
+
+    with_pt = TrainingOrchestrator(tmp_path, export=["pt"]).train(config)
+
+    assert with_pt.reused
+    assert set(with_pt.files) == {"model.json", "weights.safetensors", "model.pt"}
+    assert not (with_pt.model_folder / "model.onnx").exists()
+    for wrong in ("pt", ["pdf"]):
+        with pytest.raises(ConfigError, match="export must be"):
+            TrainingOrchestrator(tmp_path, export=wrong)
+
+
+@pytest.mark.parametrize(("metric", "sign"), [("map50_95", 1), ("loss", -1)])
+def test_the_best_models_are_kept_whatever_interrupts(
+    metric: str, sign: int, rectangles: dict[str, Any], tmp_path: Path
+) -> None:
+    config = {**rectangles, "epochs": 4, "stop_metric": metric}
+    with pytest.raises(StopError):
+        TrainingOrchestrator(tmp_path, keep_best=2, export=()).train(config, stop_after(2))
+
+    result = TrainingOrchestrator(tmp_path, keep_best=2, export=()).train(config)
+
+    values = [
+        (sum(report.losses.values()) if metric == "loss" else report.map50_95, report.epoch)
+        for report in result.epochs
+    ]
+    ranked = sorted(((sign * value, epoch) for value, epoch in values), reverse=True)[:2]
+    assert [(sign * one.score, one.epoch) for one in result.kept] == ranked
+    folder = tmp_path / result.job_id / "best"
+    assert {path.name for path in folder.glob("*.safetensors")} == {one.path.name for one in result.kept}
+    assert result.kept[0].epoch == result.best.epoch
+    best, stored = load_file(result.kept[0].path), StoredModel.read(result.model_folder).weights
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in best.items())
+    assert not torch.equal(load_file(result.kept[1].path)["model.0.conv.weight"], best["model.0.conv.weight"])
+    assert TrainingOrchestrator(tmp_path, keep_best=2, export=()).train(config).kept == result.kept
+    assert TrainingOrchestrator(tmp_path, export=()).train(config).kept == []
+
+
+def test_a_job_that_kept_fewer_models_says_so(
+    rectangles: dict[str, Any], uninterrupted: tuple[TrainingResult, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    again = TrainingOrchestrator(uninterrupted[1], keep_best=2).train(rectangles)
+    assert again.reused
+    assert again.kept == uninterrupted[0].kept == []
+    assert "0 of the 2 best models are kept" in caplog.text
+
+
+def test_another_machine_goes_on_from_the_mirror_and_ends_with_the_same_bits(
+    rectangles: dict[str, Any],
+    uninterrupted: tuple[TrainingResult, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As many threads as there are cores, of which the other machine has more.
+    config = {name: value for name, value in rectangles.items() if name != "threads"}
+    mirror = tmp_path / "mirror"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(1))
+    with pytest.raises(StopError):
+        TrainingOrchestrator(tmp_path / "lost", checkpoint_mirror=str(mirror)).train(config, stop_after(2))
+    shutil.rmtree(tmp_path / "lost")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2))
+
+    other = TrainingOrchestrator(tmp_path / "other", checkpoint_mirror=str(mirror))
+    assert set(LocalBlobs(mirror).keys()) == {
+        f"checkpoints/{other.job_id(config)}/epoch-0000{epoch}.ckpt" for epoch in (1, 2)
+    }
+    result = other.train(config)
+
+    assert result.resumed_from_epoch == 2
+    assert result.resolved["threads"] == uninterrupted[0].resolved["threads"] == 1
+    assert result.weights_sha256 == uninterrupted[0].weights_sha256
+    assert list(LocalBlobs(mirror).keys()) == []
+
+
+def test_a_finished_job_clears_what_a_kill_left_in_the_mirror(
+    rectangles: dict[str, Any], uninterrupted: tuple[TrainingResult, Path], tmp_path: Path
+) -> None:
+    left = LocalBlobs(tmp_path / "mirror")
+    left.put(f"checkpoints/{uninterrupted[0].job_id}/epoch-00003.ckpt", b"left")
+
+    again = TrainingOrchestrator(uninterrupted[1], checkpoint_mirror=str(left.root)).train(rectangles)
+
+    assert again.reused
+    assert list(left.keys()) == []
 
 
 def test_reports_name_the_losses_of_the_model_and_falling_learning_rate(
@@ -236,7 +350,10 @@ def test_writes_only_below_the_work_folder_and_nothing_beside_the_data(
         "checkpoints",
         "job.json",
         "model",
+        "model/files.json",
         "model/model.json",
+        "model/model.onnx",
+        "model/model.pt",
         "model/weights.safetensors",
         "request.json",
         "result.json",

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -66,6 +67,67 @@ def test_a_fetched_release_tells_what_was_published(releases, model_folder, line
     assert (release.folder / "weights.safetensors").read_bytes() == (
         folder / "weights.safetensors"
     ).read_bytes()
+
+
+def export(folder, **exported):
+    """Files in other formats, listed as training lists them."""
+    for name, data in exported.items():
+        (folder / f"model.{name}").write_bytes(data)
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*")}
+    (folder / "files.json").write_text(json.dumps({"sha256": digests}))
+
+
+def test_a_release_has_the_exported_files_that_its_model_folder_has(releases, model_folder, lineage):
+    plain = releases.publish(model_folder(), lineage)
+    folder = model_folder(name="exported")
+    export(folder, pt=b"torch", onnx=b"graph")
+
+    digest = releases.publish(folder, lineage)
+
+    fetched = releases.fetch(digest)
+    assert digest != plain
+    assert sorted(path.name for path in fetched.iterdir()) == sorted([*FILES, "model.onnx", "model.pt"])
+    assert (fetched / "model.pt").read_bytes() == b"torch"
+    (folder / "model.onnx").unlink()
+    assert "model.onnx" not in {
+        path.name for path in releases.fetch(releases.publish(folder, lineage)).iterdir()
+    }
+
+
+def test_measurements_beside_the_exported_files_do_not_name_the_release(releases, model_folder, lineage):
+    folder = model_folder()
+    export(folder, onnx=b"graph")
+    digest = releases.publish(folder, lineage)
+    listed = json.loads((folder / "files.json").read_text())
+    (folder / "files.json").write_text(json.dumps({**listed, "onnx_parity": 1e-7}))
+
+    assert releases.publish(folder, lineage) == digest
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: flip(folder / "model.pt"), r"model\.pt does not have the sha256"),
+        (
+            lambda folder: flip(folder / "weights.safetensors"),
+            r"weights\.safetensors does not have the sha256",
+        ),
+        (lambda folder: (folder / "files.json").unlink(), r"has model\.pt, model\.onnx, but files\.json"),
+        (lambda folder: (folder / "files.json").write_text("[]"), "cannot be read"),
+        (lambda folder: (folder / "files.json").write_text('{"sha256": {}}'), r"model\.onnx does not have"),
+        (lambda folder: (folder / "model.pt").write_bytes(b""), r"model\.pt is empty"),
+    ],
+)
+def test_exported_files_that_are_not_proven_whole_are_not_released(
+    releases, model_folder, lineage, damage, message
+):
+    folder = model_folder()
+    export(folder, pt=b"torch", onnx=b"graph")
+    damage(folder)
+
+    with pytest.raises(BadInput, match=message):
+        releases.publish(folder, lineage)
+    assert releases.digests() == []
 
 
 def test_each_class_has_its_own_threshold(releases, model_folder, lineage):

@@ -11,6 +11,7 @@ from retrain.cycle import open_cycle
 from retrain.serving.release import Lineage, read_release
 from retrain.storage.leases import LeaseManager
 from retrain.training.request import AUGMENTATIONS, TrainingRequest
+from retrain.training.result import EpochReport, Regression
 from tasks.cycle import CycleWork
 from tasks.resources import Resources
 from tasks.serving import register_release
@@ -18,6 +19,26 @@ from tasks.training import train
 
 LAYOUT = {"train": ["cache/new.jsonl", "cache/replayed.jsonl"], "val": "cache/val.jsonl"}
 RAIN = [{"step": "rain", "probability": 0.2}]
+
+
+EPOCH = EpochReport(
+    epoch=1,
+    epochs=2,
+    losses={"box_loss": 1.5},
+    map50=0.5,
+    map50_95=0.25,
+    precision=0.5,
+    recall=0.5,
+    lr=0.001,
+    seconds=2.0,
+    images_per_s=9.0,
+    eta_s=2.0,
+    slices={
+        "camera/gate/3": {"map50": 0.4, "map50_95": 0.2, "images": 7},
+        "class/a": {"map50": 0.5, "map50_95": 0.25, "images": 9},
+    },
+    regressions=(Regression("camera/gate/3", 0.6, 0.4),),
+)
 
 
 class HandedOver(Exception):
@@ -45,20 +66,29 @@ def hand_over(tmp_path, monkeypatch):
         config = {"model": {"name": "m", "classes": ["a"]}, "dataset": dataset, "training": training or {}}
         resources = Resources(RetrainConfig.model_validate(config), tmp_path)
         initial = publish(resources, "champion") if champion else None
-        trainer, tracker = MagicMock(), MagicMock()
-        trainer.return_value.train.side_effect = HandedOver
+        trainer = MagicMock()
+
+        def one_epoch(_, on_epoch):
+            on_epoch(EPOCH)
+            raise HandedOver
+
+        trainer.return_value.train.side_effect = one_epoch
         module = SimpleNamespace(TrainingOrchestrator=trainer)
         monkeypatch.setitem(sys.modules, "retrain.training.orchestrator", module)
-        monkeypatch.setattr("tasks.tracked_training.create_progress_artifact", MagicMock())
+        for name in ("create_progress_artifact", "update_progress_artifact"):
+            monkeypatch.setattr(f"tasks.tracked_training.{name}", MagicMock())
         resources.__dict__["tracker"] = tracker
         with LeaseManager(resources.state).acquire("cycle-m", 30) as lease:
             cycle = open_cycle(resources.state, "m", "m-samples-1", "c", lease)
             with pytest.raises(HandedOver):
                 train.fn(CycleWork(cycle, resources), {"name": "v1.0.0", "digest": "d"}, LAYOUT, initial)
+        run.settings = trainer.call_args.kwargs
+        run.entries = resources.progress(cycle.id).entries()
         resources.state.close()
         (logged,) = tracker.run_for.return_value.log_params.call_args.args
         return trainer.return_value.train.call_args.args[0], logged
 
+    run.tracker = tracker = MagicMock()
     return run
 
 
@@ -125,6 +155,29 @@ def test_the_release_of_a_cold_start_names_the_champion_as_its_parent(tmp_path):
 
 def test_the_job_is_named_by_the_lists_themselves_so_that_another_replay_is_another_job(hand_over):
     assert "data_digest" not in hand_over()[0]
+
+
+def test_every_epoch_is_logged_with_its_slices_and_told_with_its_regressions(hand_over):
+    hand_over()
+
+    metrics = hand_over.tracker.run_for.return_value.log_metrics.call_args
+    assert metrics.kwargs == {"step": 1}
+    assert {name: value for name, value in metrics.args[0].items() if name.startswith("val/")} == {
+        "val/map50": 0.5,
+        "val/map50_95": 0.25,
+        "val/slice/camera/gate_2f_3/map50": 0.4,
+        "val/slice/class/a/map50": 0.5,
+    }
+    (told,) = hand_over.entries
+    assert EpochReport.from_json(told.payload) == EPOCH
+
+
+def test_checkpoints_are_mirrored_to_the_blob_store_if_asked_for(hand_over, tmp_path):
+    hand_over()
+    assert hand_over.settings["checkpoint_mirror"] is None
+
+    hand_over(training={"mirror_checkpoints": True})
+    assert hand_over.settings["checkpoint_mirror"] == str(tmp_path / "blobs")
 
 
 def test_places_are_not_logged(hand_over, tmp_path):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -50,6 +50,7 @@ def test_offer_says_whether_it_is_among_the_best(tmp_path: Path) -> None:
     assert epochs(kept) == [3]
 
 
+@settings(deadline=None)
 @given(scores=st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4]), max_size=8), keep=st.integers(1, 3))
 def test_they_are_the_best_by_score_then_epoch(
     scores: list[float], keep: int, tmp_path_factory: pytest.TempPathFactory
@@ -59,6 +60,7 @@ def test_they_are_the_best_by_score_then_epoch(
     assert epochs(kept) == [epoch for _, epoch in ranked[:keep]]
 
 
+@settings(deadline=None)
 @given(
     scores=st.lists(st.sampled_from([0.1, 0.2, 0.3]), min_size=1, max_size=8),
     keep=st.integers(1, 2),
@@ -75,6 +77,25 @@ def test_rewinding_gives_what_was_best_then(
     for epoch, score in list(enumerate(scores, 1))[then:]:
         kept.offer(epoch, score, weights(epoch))
     assert epochs(kept) == epochs(offered(tmp_path_factory.mktemp("c"), scores, keep))
+
+
+def test_resuming_goes_on_with_what_is_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kept = offered(tmp_path, [0.1, 0.3, 0.2, 0.9], rewindable=2)
+    kept.resume([0.1, 0.3, 0.2], weights(2))
+    assert epochs(kept) == [2, 3]
+    assert caplog.text == ""
+
+
+def test_resuming_without_the_files_keeps_the_best_again_and_says_what_is_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = BestModels(tmp_path / "elsewhere", keep=3)
+    kept.resume([0.1, float("nan"), 0.3, 0.2], weights(3))
+    best = kept.best()
+    assert best is not None
+    assert (best[0].epoch, best[0].score, best[1]["weight"].tolist()) == (3, 0.3, [3.0] * 4)
+    assert epochs(kept) == [3]
+    assert "those of epochs 4, 1 are not in" in caplog.text
 
 
 def test_files_for_rewinding_are_bounded(tmp_path: Path) -> None:

@@ -33,6 +33,15 @@ def test_same_data_at_another_place_is_the_same_job(request_: TrainingRequest, t
     assert key(replace(request_, train_data=(moved,), val_data=moved), work="elsewhere") == key(request_)
 
 
+def test_threads_are_fixed_at_the_start_by_the_machine_that_began(
+    request_: TrainingRequest, tmp_path: Path
+) -> None:
+    job = TrainingJob.of(replace(request_, threads=3), tmp_path / "jobs", 1, mixed_precision=False)
+    elsewhere = TrainingJob.of(replace(request_, threads=8), tmp_path / "jobs", 1, mixed_precision=False)
+    assert (job.threads(), elsewhere.threads()) == (3, 3)
+    assert (elsewhere.threads(begun_with=5), elsewhere.threads()) == (5, 5)
+
+
 def test_whatever_changes_the_weights_changes_the_key(request_: TrainingRequest, tmp_path: Path) -> None:
     start = tmp_path / "start"
     start.mkdir()
