@@ -165,6 +165,8 @@ def test_every_epoch_is_logged_with_its_slices_and_told_with_its_regressions(han
     assert {name: value for name, value in metrics.args[0].items() if name.startswith("val/")} == {
         "val/map50": 0.5,
         "val/map50_95": 0.25,
+        "val/precision": 0.5,
+        "val/recall": 0.5,
         "val/slice/camera/gate_2f_3/map50": 0.4,
         "val/slice/class/a/map50": 0.5,
     }
