@@ -97,7 +97,10 @@ def fit(
         accelerator="gpu" if settings.device == "cuda" else "cpu",
         devices=place.processes // place.nodes,
         num_nodes=place.nodes,
-        strategy=_strategy(settings, place),
+        strategy="auto" if place.processes == 1 else _strategy(settings, place),
+        # Lightning would look for launchers itself, and wait for tasks that SLURM was asked for but did not start.
+        plugins=[PlacedEnvironment(place)] if place.processes == 1 else None,
+        sync_batchnorm=request.sync_batchnorm,
         precision="bf16-mixed" if job.mixed_precision else "32-true",
         max_epochs=request.epochs - first.epoch,
         callbacks=[average, recorder, *([watching] if watching else [])],
@@ -114,13 +117,11 @@ def fit(
     trainer.fit(module, data.train, data.val)
 
 
-def _strategy(settings: FitSettings, place: Place) -> DDPStrategy | str:
-    if place.processes == 1:
-        return "auto"
+def _strategy(settings: FitSettings, place: Place) -> DDPStrategy:
     return DDPStrategy(
         cluster_environment=PlacedEnvironment(place, settings.port),
         process_group_backend="nccl" if settings.device == "cuda" else "gloo",
         timeout=timedelta(seconds=settings.timeout_s),
-        # Normalisation layers have statistics of their own in each process, as in Ultralytics' trainer.
+        # Normalisation layers have statistics of their own in each process, as in Ultralytics' trainer, or the same.
         broadcast_buffers=False,
     )

@@ -19,7 +19,6 @@ from retrain.errors import ConfigError, PostConditionFailed, Unavailable
 from retrain.training.orchestrator import TrainingOrchestrator
 from retrain.training.result import EpochReport, TrainingResult
 from retrain.training.weights import write_model_folder
-from tests.integration.training.conftest import write_rectangles
 
 
 class StopError(Exception):
@@ -27,29 +26,13 @@ class StopError(Exception):
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """24 images: every batch of 8 is whole."""
-    root = tmp_path_factory.mktemp("shared")
-    return {
-        "train_data": [str(write_rectangles(root / "train", 24, seed=0))],
-        "val_data": str(write_rectangles(root / "val", 20, seed=1)),
-        "classes": ["red", "blue"],
-        "epochs": 3,
-        "batch_size": 8,
-        "nominal_batch": 8,
-        "image_size": 64,
-        "warmup_epochs": 0.0,
-        "learning_rate": 0.001,
-        "optimizer": "sgd",
-        "close_mosaic": 1,
-        "threads": 1,
-    }
+def config(whole_batches: dict[str, Any]) -> dict[str, Any]:
+    return whole_batches
 
 
 @pytest.fixture(scope="module")
-def shared(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
-    """Trained by two processes, undisturbed."""
-    return two_processes(tmp_path_factory.mktemp("two")).train(config)
+def shared(trained_by_two: TrainingResult) -> TrainingResult:
+    return trained_by_two
 
 
 def two_processes(work: Path, **settings: Any) -> TrainingOrchestrator:
