@@ -118,6 +118,28 @@ def test_a_process_that_hangs_is_noticed_its_stacks_kept_and_the_job_goes_on(
     assert result.weights_sha256 == shared.weights_sha256
 
 
+def test_a_process_alone_that_hangs_is_noticed_too_if_it_is_watched(
+    config: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stopped, reported = [], []
+
+    def stop_once(report: EpochReport) -> None:
+        reported.append(report.epoch)
+        if report.epoch == 1 and not stopped:
+            stopped.append(ranks()[0])
+            stopped[0].suspend()
+
+    alone = TrainingOrchestrator(tmp_path / "alone").train(config)
+    result = TrainingOrchestrator(tmp_path / "watched", supervised=True, stall_s=15).train(config, stop_once)
+
+    assert "process 0 of 1 made no progress for 15 s" in caplog.text
+    assert (tmp_path / "watched" / result.job_id / "stall.txt").is_file()
+    assert not stopped[0].is_running()
+    assert reported == [1, 2, 3]
+    assert result.resolved["processes"] == 1
+    assert result.weights_sha256 == alone.weights_sha256
+
+
 def test_one_that_dies_again_and_again_ends_the_job_with_the_reason(
     config: dict[str, Any], tmp_path: Path
 ) -> None:
