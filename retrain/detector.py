@@ -22,6 +22,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
+
+with environment.launcher_hidden():
+    import ultralytics.utils  # noqa: F401
+
 from ultralytics.data.augment import LetterBox
 from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import DetectionModel, _SafeLoad

@@ -3,10 +3,15 @@
 import errno
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import retrain
 from retrain.errors import ConfigError, StorageFull, Unavailable
+
+# What launchers tell a process of its place among others.
+_LAUNCHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_", "SLURM_")
 
 
 def home() -> Path:
@@ -73,6 +78,24 @@ def prepare(folder: Path | None = None) -> Path:
     for name, value in switches(folder).items():
         os.environ.setdefault(name, value)
     return folder
+
+
+def unlaunched() -> dict[str, str]:
+    """The environment without what a launcher such as torchrun says of this process's place among others."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHERS)}
+
+
+@contextmanager
+def launcher_hidden() -> Iterator[None]:
+    """For importing Ultralytics, which reads its rank then and would take the other processes for its own workers."""
+    everything = dict(os.environ)
+    hidden = everything.keys() - unlaunched().keys()
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update({name: everything[name] for name in hidden})
 
 
 def writable(folder: Path) -> Path:

@@ -26,6 +26,7 @@ _HOW = (
     "num_processes",
     "stall_s",
     "max_restarts",
+    "supervised",
     "slice_drop_limit",
     "keep_best",
     "checkpoint_mirror",

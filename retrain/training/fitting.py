@@ -34,6 +34,7 @@ class FitSettings:
 
     Attributes:
         device: `cpu` or `cuda`.
+        precision: `fp32`, `bf16` or `fp16`; the job's own.
         checkpoint_minutes: how often a checkpoint is written within an epoch; None writes one per epoch only.
         port: on which the leading of several processes listens, on this machine.
         timeout_s: how long one of them waits for the others.
@@ -43,6 +44,7 @@ class FitSettings:
     """
 
     device: str
+    precision: str
     checkpoint_minutes: float | None = None
     port: int = 0
     timeout_s: float = 600.0
@@ -123,8 +125,11 @@ def fit(
         accelerator="gpu" if settings.device == "cuda" else "cpu",
         devices=place.processes // place.nodes,
         num_nodes=place.nodes,
-        strategy=_strategy(settings, place),
-        precision=lightning_precision(job.precision(settings.device)),
+        strategy="auto" if place.processes == 1 else _strategy(settings, place),
+        # Lightning would look for launchers itself, and wait for tasks that SLURM was asked for but did not start.
+        plugins=[PlacedEnvironment(place)] if place.processes == 1 else None,
+        sync_batchnorm=request.sync_batchnorm,
+        precision=lightning_precision(settings.precision),
         max_epochs=request.epochs - first.epoch,
         callbacks=[CancelWatch(job), average, recorder, *([watching] if watching else [])],
         default_root_dir=job.folder,
@@ -155,13 +160,11 @@ class CancelWatch(Callback):
     on_train_batch_end = on_validation_batch_end = look
 
 
-def _strategy(settings: FitSettings, place: Place) -> DDPStrategy | str:
-    if place.processes == 1:
-        return "auto"
+def _strategy(settings: FitSettings, place: Place) -> DDPStrategy:
     return DDPStrategy(
         cluster_environment=PlacedEnvironment(place, settings.port),
         process_group_backend="nccl" if settings.device == "cuda" else "gloo",
         timeout=timedelta(seconds=settings.timeout_s),
-        # Normalisation layers have statistics of their own in each process, as in Ultralytics' trainer.
+        # Normalisation layers have statistics of their own in each process, as in Ultralytics' trainer, or the same.
         broadcast_buffers=False,
     )

@@ -16,7 +16,7 @@ from retrain.storage import files
 from retrain.storage.digests import content_digest, file_digest
 from retrain.storage.selections import read_selection_file
 from retrain.training.initial_weights import located
-from retrain.training.job_files import CANCELLED, JOB, lock_of
+from retrain.training.job_files import CANCELLED, JOB, lock_of, read_json
 from retrain.training.precision import precision_of
 from retrain.training.request import TrainingRequest
 
@@ -98,8 +98,7 @@ class TrainingJob:
 
     def read(self, name: str) -> Any:
         """A JSON file of this job, or `None` when it was not written yet."""
-        path = self.folder / name
-        return json.loads(path.read_bytes()) if path.is_file() else None
+        return read_json(self.folder / name)
 
     def threads(self, begun_with: int | None = None) -> int:
         """CPU threads; fixed when the job starts, because the order of sums, and so the weights, depends on them.

@@ -1,6 +1,5 @@
 """Looks at training jobs, from any process: which there are, how far each is, and stops one."""
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from retrain.errors import BadInput, Conflict, NotFound, PostConditionFailed
 from retrain.storage import files
-from retrain.training.job_files import CANCELLED, FAILURE, JOB, REPORTS, REQUEST, RESULT, lock_of
+from retrain.training.job_files import CANCELLED, FAILURE, JOB, REPORTS, REQUEST, RESULT, lock_of, read_json
 from retrain.training.result import EpochReport
 
 # Longer than a look at the lock takes, so that nobody who starts a job meets one.
@@ -145,13 +144,13 @@ def _begins(path: Path, job_id: str) -> bool:
 def _status(folder: Path) -> JobStatus:
     # Before anything is read: a job that ends meanwhile is then seen as it was, running.
     running = _is_held(lock_of(folder))
-    result, failure, request = (_read(folder / name) for name in (RESULT, FAILURE, REQUEST))
-    reports = result["epochs"] if result else _read(folder / REPORTS) or []
+    result, failure, request = (read_json(folder / name) for name in (RESULT, FAILURE, REQUEST))
+    reports = result["epochs"] if result else read_json(folder / REPORTS) or []
     return JobStatus(
         id=folder.name,
         state=_state(folder, running=running, finished=result is not None, failed=failure is not None),
         folder=folder,
-        settings=_read(folder / JOB) or {},
+        settings=read_json(folder / JOB) or {},
         reports=[EpochReport.from_json(report) for report in reports],
         best_epoch=result["best_epoch"] if result else None,
         checkpoints=sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stem),
@@ -182,10 +181,3 @@ def _is_held(lock: Path) -> bool:
             return False
     except Timeout:
         return True
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None

@@ -1,11 +1,14 @@
 """Where one process stands among those that train together."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.fabric.plugins.environments import ClusterEnvironment
 from torch import distributed
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,15 @@ class Place:
         distributed.all_gather_object(values, value)
         return values
 
+    def led(self, work: Callable[[], _T]) -> _T:
+        """What the leading process gets from it; the others, which have to call it too, wait and do nothing."""
+        if self.processes == 1:
+            return work()
+        made: list[Any] = [work() if self.leads else None]
+        distributed.broadcast_object_list(made, src=0)
+        got: _T = made[0]
+        return got
+
     def summed(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum over all processes, in place; all have to call it."""
         if self.processes > 1:
@@ -56,10 +68,10 @@ class PlacedEnvironment(ClusterEnvironment):
     """Tells Lightning where this process stands, without any environment variable.
 
     Args:
-        port: of the leading process, on this machine.
+        port: of the leading process, on this machine; nobody looks when a process group is there already.
     """
 
-    def __init__(self, place: Place, port: int) -> None:
+    def __init__(self, place: Place, port: int = 0) -> None:
         super().__init__()
         self._place, self._port = place, port
 

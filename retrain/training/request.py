@@ -36,6 +36,7 @@ _NEWER: Mapping[str, Any] = {
     "sampling": "uniform",
     "augmentation_pipeline": (),
     "clip_norm": 10.0,
+    "sync_batchnorm": False,
     "stop_metric": "map50_95",
     "min_delta": 0.0,
     "onecycle_peak": None,
@@ -69,6 +70,7 @@ class TrainingRequest:
         final_lr_fraction: share of the learning rate left at the end.
         warmup_epochs: 0 where the scheduler warms up by itself (onecycle).
         clip_norm: gradients of a greater norm are scaled down to it; None leaves them.
+        sync_batchnorm: normalise by the images of all GPUs together; needs more than one.
         augment: strengths of Ultralytics' own augmentation; 0 switches one off.
         augmentation_pipeline: steps of `retrain.dataset.augmentation`, applied to each training image before `augment`,
             in every epoch; given ones are completed with the defaults of their parameters.
@@ -108,6 +110,7 @@ class TrainingRequest:
     warmup_epochs: float = 1.0
     warmup_bias_lr: float = 0.0
     clip_norm: float | None = 10.0
+    sync_batchnorm: bool = False
     image_size: int = 640
     augment: Mapping[str, float] = field(default_factory=lambda: dict(AUGMENTATIONS))
     augmentation_pipeline: tuple[Mapping[str, Any], ...] = ()
@@ -313,6 +316,12 @@ def _pipeline(key: str, value: Any) -> tuple[dict[str, Any], ...]:
     return tuple({"step": step.name, **step.model_dump(mode="json")} for step in steps)
 
 
+def _switch(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key} must be true or false, got {value!r}.")
+    return value
+
+
 def _image_size(key: str, value: Any) -> int:
     size: int = _integer(32)(key, value)
     if size % 32:
@@ -345,6 +354,7 @@ _PARSERS: dict[str, _Parser] = {
     "warmup_epochs": _number(0),
     "warmup_bias_lr": _number(0, 1),
     "clip_norm": _optional(_number(0, above=True)),
+    "sync_batchnorm": _switch,
     "image_size": _image_size,
     "augment": _augment,
     "augmentation_pipeline": _pipeline,

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from retrain import errors
+from retrain import environment, errors
 from retrain.errors import ConfigError, PostConditionFailed, RetrainError
 from retrain.storage import files
 from retrain.training.fitting import FitSettings
@@ -53,6 +53,11 @@ class Supervisor:
         if self.max_restarts < 0:
             raise ConfigError(f"max_restarts must be at least 0, got {self.max_restarts!r}.")
 
+    @property
+    def patience_s(self) -> float:
+        """How long processes wait for each other: longer than a stall, so that who waits is seen waiting."""
+        return 2 * self.stall_s + 60
+
     def run(self, job: TrainingJob, settings: FitSettings, processes: int, on_epoch: OnEpoch) -> None:
         """Train until the processes end well.
 
@@ -64,8 +69,7 @@ class Supervisor:
         while True:
             attempt = _Attempt(job.folder / "attempt", job, processes, on_epoch)
             try:
-                # Longer than a stall may last, so that who waits for one that hangs is seen waiting.
-                attempt.run(replace(settings, timeout_s=2 * self.stall_s + 60), self.stall_s)
+                attempt.run(replace(settings, timeout_s=self.patience_s), self.stall_s)
             except Stopped as error:
                 restarts = 1 if attempt.reported else restarts + 1
                 if restarts > self.max_restarts:
@@ -108,6 +112,8 @@ class _Attempt:
                     ranks.append(
                         subprocess.Popen(
                             [sys.executable, "-m", "retrain.training.rank", str(self.folder), str(rank)],
+                            # Their places are in the order.
+                            env=environment.unlaunched(),
                             stdin=subprocess.DEVNULL,
                             stdout=log,
                             stderr=subprocess.STDOUT,

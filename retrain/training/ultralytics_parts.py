@@ -11,6 +11,10 @@ environment.prepare()
 from typing import Any
 
 import PIL.Image
+
+with environment.launcher_hidden():
+    import ultralytics.utils  # noqa: F401
+
 from ultralytics import __version__ as ULTRALYTICS_VERSION
 from ultralytics.cfg import get_cfg
 from ultralytics.data import augment, base, build

@@ -9,6 +9,8 @@ from PIL import Image
 from retrain.storage.digests import file_digest
 from retrain.storage.packs import pack_file_name, write_packs
 from retrain.storage.selections import SelectedImage, write_selection_file
+from retrain.training.orchestrator import TrainingOrchestrator
+from retrain.training.result import TrainingResult
 
 COLOURS = ((230, 60, 40), (40, 90, 240))
 
@@ -103,3 +105,29 @@ def packed_rectangles(
         "train_data": [train],
         "val_data": write_selected(named_rectangles["val_data"], root / "val"),
     }
+
+
+@pytest.fixture(scope="session")
+def whole_batches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A configuration over 24 images: every batch of 8 is whole."""
+    root = tmp_path_factory.mktemp("whole")
+    return {
+        "train_data": [str(write_rectangles(root / "train", 24, seed=0))],
+        "val_data": str(write_rectangles(root / "val", 20, seed=1)),
+        "classes": ["red", "blue"],
+        "epochs": 3,
+        "batch_size": 8,
+        "nominal_batch": 8,
+        "image_size": 64,
+        "warmup_epochs": 0.0,
+        "learning_rate": 0.001,
+        "optimizer": "sgd",
+        "close_mosaic": 1,
+        "threads": 1,
+    }
+
+
+@pytest.fixture(scope="session")
+def trained_by_two(whole_batches: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    """`whole_batches`, trained by two processes of our own, undisturbed."""
+    return TrainingOrchestrator(tmp_path_factory.mktemp("two"), num_processes=2).train(whole_batches)

@@ -21,7 +21,6 @@ from retrain.storage.local_blobs import LocalBlobs
 from retrain.training.orchestrator import TrainingOrchestrator
 from retrain.training.result import EpochReport, TrainingResult
 from retrain.training.weights import write_model_folder
-from tests.integration.training.conftest import write_rectangles
 
 
 class StopError(Exception):
@@ -29,29 +28,13 @@ class StopError(Exception):
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """24 images: every batch of 8 is whole."""
-    root = tmp_path_factory.mktemp("shared")
-    return {
-        "train_data": [str(write_rectangles(root / "train", 24, seed=0))],
-        "val_data": str(write_rectangles(root / "val", 20, seed=1)),
-        "classes": ["red", "blue"],
-        "epochs": 3,
-        "batch_size": 8,
-        "nominal_batch": 8,
-        "image_size": 64,
-        "warmup_epochs": 0.0,
-        "learning_rate": 0.001,
-        "optimizer": "sgd",
-        "close_mosaic": 1,
-        "threads": 1,
-    }
+def config(whole_batches: dict[str, Any]) -> dict[str, Any]:
+    return whole_batches
 
 
 @pytest.fixture(scope="module")
-def shared(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
-    """Trained by two processes, undisturbed."""
-    return two_processes(tmp_path_factory.mktemp("two")).train(config)
+def shared(trained_by_two: TrainingResult) -> TrainingResult:
+    return trained_by_two
 
 
 def two_processes(work: Path, **settings: Any) -> TrainingOrchestrator:
@@ -155,6 +138,28 @@ def test_a_process_that_hangs_is_noticed_its_stacks_kept_and_the_job_goes_on(
     assert "fitting.py" in stacks.partition("process 1\n")[0]
     assert not stopped[0].is_running()
     assert result.weights_sha256 == shared.weights_sha256
+
+
+def test_a_process_alone_that_hangs_is_noticed_too_if_it_is_watched(
+    config: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stopped, reported = [], []
+
+    def stop_once(report: EpochReport) -> None:
+        reported.append(report.epoch)
+        if report.epoch == 1 and not stopped:
+            stopped.append(ranks()[0])
+            stopped[0].suspend()
+
+    alone = TrainingOrchestrator(tmp_path / "alone").train(config)
+    result = TrainingOrchestrator(tmp_path / "watched", supervised=True, stall_s=15).train(config, stop_once)
+
+    assert "process 0 of 1 made no progress for 15 s" in caplog.text
+    assert (tmp_path / "watched" / result.job_id / "stall.txt").is_file()
+    assert not stopped[0].is_running()
+    assert reported == [1, 2, 3]
+    assert result.resolved["processes"] == 1
+    assert result.weights_sha256 == alone.weights_sha256
 
 
 def test_one_that_dies_again_and_again_ends_the_job_with_the_reason(
