@@ -34,7 +34,7 @@ def train(
         run = resources.tracker.run_for(f"{work.cycle.id}/train", f"{work.cycle.id} on {version['name']}")
         run.log_params(_loggable(request))
         run.log_dataset(version["name"], version["digest"], str(resources.datasets_path))
-        result = orchestrator.train(request, on_epoch=_Progress(work, run))
+        result = orchestrator.train(request, on_epoch=_Progress(work, run), preflight=settings.preflight)
         return _record(work, result, run)
 
     inputs = {"version": version["name"], "digest": version["digest"], "initial_release": initial_release}

@@ -60,6 +60,11 @@ class EpochBatches(Sampler[list[Draw]]):
         for batch in range(self._first, len(self)):
             yield [Draw(self._epoch, *drawn) for drawn in self._part(order, batch)]
 
+    def first(self) -> Iterator[list[Draw]]:
+        """The batches of the first epoch, whatever was started."""
+        order = self._order(0)
+        return ([Draw(0, *drawn) for drawn in self._part(order, batch)] for batch in range(len(self)))
+
     def indices(self, epoch: int, batch: int) -> list[int]:
         """Images in this process's part of a batch."""
         return [index for _, index in self._part(self._order(epoch), batch)]

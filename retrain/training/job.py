@@ -91,11 +91,17 @@ class TrainingJob:
 
     def threads(self) -> int:
         """CPU threads; fixed when the job starts, because the order of sums, and so the weights, depends on them."""
+        threads = self.threads_planned()
+        if self.read(_JOB) is None:
+            self.write(_JOB, {**self.request.identity(), "threads": threads})
+        return threads
+
+    def threads_planned(self) -> int:
+        """What `threads` would be, without starting the job."""
         stored = self.read(_JOB)
         if stored is None:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            stored = {**self.request.identity(), "threads": self.request.threads or cores}
-            self.write(_JOB, stored)
+            return self.request.threads or cores
         threads = stored["threads"]
         assert isinstance(threads, int)
         return threads

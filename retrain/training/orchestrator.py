@@ -25,6 +25,8 @@ from retrain.training.draws import check_shared
 from retrain.training.fitting import Clock, FitSettings, Saved, fit
 from retrain.training.job import TrainingJob
 from retrain.training.model import build_model
+from retrain.training.preflight import run_preflight
+from retrain.training.preflight_report import PreflightReport
 from retrain.training.recorder import OnEpoch
 from retrain.training.reproducible import reproducible
 from retrain.training.request import TrainingRequest
@@ -34,7 +36,7 @@ from retrain.training.ultralytics_parts import ULTRALYTICS_VERSION
 from retrain.training.validation import Validation
 from retrain.training.weights import write_model_folder
 
-_RESULT = "result.json"
+_RESULT, _PREFLIGHT = "result.json", "preflight.json"
 
 
 class TrainingOrchestrator:
@@ -93,13 +95,17 @@ class TrainingOrchestrator:
         self._supervisor = Supervisor(stall_s, max_restarts)
         self._clock = clock
 
-    def train(self, config: Mapping[str, Any], on_epoch: OnEpoch | None = None) -> TrainingResult:
+    def train(
+        self, config: Mapping[str, Any], on_epoch: OnEpoch | None = None, *, preflight: bool = False
+    ) -> TrainingResult:
         """Train, or finish, or return what is finished.
 
         Args:
             config: settings of `TrainingRequest`.
             on_epoch: called after each epoch once it is durable. After a crash the last durable epoch is reported
                 again, since nobody knows whether it was.
+            preflight: run `preflight` before a job begins, keep its report in the job's `preflight.json`, and raise
+                what it found.
 
         Raises:
             ConfigError: a setting is unknown, out of range or not what training would really use.
@@ -112,9 +118,31 @@ class TrainingOrchestrator:
         self._work_dir.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(job.lock, timeout=0), quiet():
-                return self._finished(job) or self._train(job, on_epoch or (lambda _: None))
+                if (finished := self._finished(job)) is not None:
+                    return finished
+                if preflight and not CheckpointManager(job.checkpoints).positions():
+                    report = run_preflight(job, self._device, self._processes)
+                    job.write(_PREFLIGHT, report.to_json())
+                    report.raise_if_failed()
+                return self._train(job, on_epoch or (lambda _: None))
         except Timeout as error:
             raise Conflict(f"Training job {job.id} is running in another process; wait for it.") from error
+
+    def preflight(self, config: Mapping[str, Any], limit_hours: float | None = None) -> PreflightReport:
+        """What would stop this training or make it vain: labels, memory, disk, time, and whether anything is learnt.
+
+        All is checked even when something fails; nothing is written.
+
+        Args:
+            limit_hours: a training expected to take longer fails.
+
+        Raises:
+            ConfigError: a setting is unknown or out of range.
+            NotFound, BadInput: data or initial weights are missing, so that the job cannot even be named.
+        """
+        job = self._job(config)
+        with quiet():
+            return run_preflight(job, self._device, self._processes, limit_hours)
 
     def job_id(self, config: Mapping[str, Any]) -> str:
         """The id `train` would use for this configuration."""
