@@ -82,8 +82,11 @@ class DetectionData:
             self.images, request.batch_size, request.seed, self._weights(), rank, processes
         )
         closing = request.epochs - request.close_mosaic
-        drawn = DrawnImages(training, self.arguments, closing if request.close_mosaic else request.epochs)
-        self.train = EpochLoader(self._loader(drawn, self.batches, prefetch=4), self.batches)
+        closing = max(closing, 0) if request.close_mosaic else request.epochs
+        self.drawn = DrawnImages(training, self.arguments, closing)
+        self.train = EpochLoader(self._loader(self.drawn, self.batches, prefetch=4), self.batches)
+        # As Ultralytics scales it by the images that one step sums.
+        self.weight_decay = request.weight_decay * request.batch_size * job.accumulate / self.arguments.nbs
         size = min(request.batch_size * 2, len(self.validation_images))
         order = range(len(self.validation_images))
         whole = [order[start : start + size] for start in range(0, len(order), size)]

@@ -16,6 +16,7 @@ from retrain.training.job import TrainingJob
 from retrain.training.model import build_model
 from retrain.training.place import ALONE, Place, PlacedEnvironment
 from retrain.training.recorder import EpochRecorder, OnEpoch
+from retrain.training.resolved import ReadBack
 from retrain.training.result import EpochReport
 from retrain.training.validation import Validation
 
@@ -91,6 +92,7 @@ def fit(
         clock=clock,
         saved=state,
     )
+    read_back = ReadBack(job, data, place, first.epoch, settings.device, fresh=state is None)
     # Only the remaining epochs are asked for: every schedule is a function of the job's own epoch, so nothing of
     # Lightning's progress needs to be restored.
     trainer = Trainer(
@@ -100,7 +102,7 @@ def fit(
         strategy=_strategy(settings, place),
         precision="bf16-mixed" if job.mixed_precision else "32-true",
         max_epochs=request.epochs - first.epoch,
-        callbacks=[average, recorder, *([watching] if watching else [])],
+        callbacks=[read_back, average, recorder, *([watching] if watching else [])],
         default_root_dir=job.folder,
         logger=False,
         enable_checkpointing=False,

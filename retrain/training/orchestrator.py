@@ -30,6 +30,7 @@ from retrain.training.preflight_report import PreflightReport
 from retrain.training.recorder import OnEpoch
 from retrain.training.reproducible import reproducible
 from retrain.training.request import TrainingRequest
+from retrain.training.resolved import RESOLVED
 from retrain.training.result import EpochReport, TrainingResult
 from retrain.training.supervisor import Supervisor
 from retrain.training.ultralytics_parts import ULTRALYTICS_VERSION
@@ -243,16 +244,16 @@ class TrainingOrchestrator:
 
 
 def _resolved(job: TrainingJob, data: DetectionData, device: str) -> dict[str, Any]:
-    used = data.arguments
     return {
         **job.request.identity(),
+        # What the set-up was found to be.
+        **(job.read(RESOLVED) or {}),
         "accumulate": job.accumulate,
         "mixed_precision": job.mixed_precision,
         "device": device,
         "threads": job.threads(),
         "images": data.images,
         "batches": len(data.train),
-        "augment": {name: getattr(used, name) for name in job.request.augment},
         "torch": torch.__version__,
         "lightning": lightning.__version__,
         "ultralytics": ULTRALYTICS_VERSION,

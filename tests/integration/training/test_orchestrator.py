@@ -238,6 +238,7 @@ def test_writes_only_below_the_work_folder_and_nothing_beside_the_data(
         "model",
         "model/model.json",
         "model/weights.safetensors",
+        "resolved.json",
         "result.json",
     }
 
