@@ -278,6 +278,8 @@ class Training(Section):
     flip: Fraction = 0.0
     """Probability of a horizontal flip; 0 where left and right differ in meaning, as for digits."""
     seed: Integer = 0
+    preflight: Switch = True
+    """Before a training: are the labels sane, does the model learn a few images, do memory and disk suffice?"""
     warm_start: Switch = True
     """A challenger starts from the champion's weights; off: from scratch, with `epochs` and `learning_rate`."""
     fine_tune_epochs: Positive = 20

@@ -43,7 +43,7 @@ def train(
             journal.append(f"epoch-{report.epoch}", "epoch", report.to_json(), time.time())
             tracked.epoch(report)
 
-        result = orchestrator.train(request, on_epoch)
+        result = orchestrator.train(request, on_epoch, preflight=settings.preflight)
         return _record(work, result, run.id, tracked.finish(result))
 
     inputs = {"version": version["name"], "digest": version["digest"], "initial_release": initial_release}

@@ -93,7 +93,8 @@ def train_job(resources: Resources, settings: Mapping[str, Any], *, resume: bool
         run.log_dataset(version.name, version.digest, str(resources.datasets_path))
     tracked = TrackedTraining(run, f"training job {job_id}", request)
     try:
-        result = orchestrator.train(request, tracked.epoch, resume=resume)
+        preflight = resources.config.training.preflight
+        result = orchestrator.train(request, tracked.epoch, resume=resume, preflight=preflight)
     except Conflict:
         # The run is of whoever trains the job, or stays as it was left when that was cancelled.
         raise

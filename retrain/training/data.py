@@ -50,6 +50,7 @@ class DetectionData:
         rank: of this process, given and not read from the environment, where Lightning and Ultralytics disagree.
         processes: that train together; each is given its part of every batch.
         on_progress: called for each image that is read.
+        cache: keep all images in memory; without, each is decoded when it is drawn.
     """
 
     def __init__(
@@ -59,8 +60,11 @@ class DetectionData:
         rank: int = 0,
         processes: int = 1,
         on_progress: Callable[[], None] = lambda: None,
+        *,
+        cache: bool = True,
     ) -> None:
         request = job.request
+        self._cache = "ram" if cache else False
         check_shared(request.batch_size, processes)
         self.arguments = trainer_arguments(job)
         self.classes = request.classes
@@ -79,8 +83,11 @@ class DetectionData:
             self.images, request.batch_size, request.seed, self._weights(), rank, processes
         )
         closing = request.epochs - request.close_mosaic
-        drawn = DrawnImages(training, self.arguments, closing if request.close_mosaic else request.epochs)
-        self.train = EpochLoader(self._loader(drawn, self.batches, prefetch=4), self.batches)
+        closing = max(closing, 0) if request.close_mosaic else request.epochs
+        self.drawn = DrawnImages(training, self.arguments, closing)
+        self.train = EpochLoader(self._loader(self.drawn, self.batches, prefetch=4), self.batches)
+        # As Ultralytics scales it by the images that one step sums.
+        self.weight_decay = request.weight_decay * request.batch_size * job.accumulate / self.arguments.nbs
         size = min(request.batch_size * 2, len(self.validation_images))
         order = range(len(self.validation_images))
         whole = [order[start : start + size] for start in range(0, len(order), size)]
@@ -92,25 +99,41 @@ class DetectionData:
         """Files of the images in this process's part of a training batch."""
         return [str(self.training_images.im_files[index]) for index in self.batches.indices(epoch, batch)]
 
+    def plain_images(self) -> LabelledImages:
+        """The training images without any augmentation, in squares of the image size, uncached."""
+        settings = self._settings(self._request.train_data, augment=False)
+        return LabelledImages(**{**settings, "rect": False, "pad": 0.0, "cache": False})
+
+    def cached_bytes(self) -> int:
+        """Of all images as the cache holds them: the longer side is the image size, three bytes a pixel."""
+        size, total = self._request.image_size, 0
+        for height, width in (*self.training_images.shapes, *self.validation_images.shapes):
+            scale = size / max(height, width)
+            total += min(round(height * scale), size) * min(round(width * scale), size) * 3
+        return total
+
     def _dataset(self, places: Sequence[Path], *, augment: bool) -> LabelledImages:
+        request, settings = self._request, self._settings(places, augment=augment)
+        if augment and request.augmentation_pipeline:
+            return AugmentedImages(request.augmentation_pipeline, request.seed, **settings)
+        return LabelledImages(**settings)
+
+    def _settings(self, places: Sequence[Path], *, augment: bool) -> dict[str, Any]:
         request = self._request
-        settings = {
+        return {
             "img_path": [str(place if place.is_file() else place / "images") for place in places],
             "imgsz": request.image_size,
             "batch_size": request.batch_size if augment else request.batch_size * 2,
             "augment": augment,
             "hyp": self.arguments,
             "rect": not augment,
-            "cache": "ram",
+            "cache": self._cache,
             "stride": 32,
             "pad": 0.0 if augment else 0.5,
             "task": "detect",
             "data": self.description,
             "on_progress": self._on_progress,
         }
-        if augment and request.augmentation_pipeline:
-            return AugmentedImages(request.augmentation_pipeline, request.seed, **settings)
-        return LabelledImages(**settings)
 
     def _loader(self, dataset: Any, batches: Any, prefetch: int) -> DataLoader[Any]:
         workers = min(self._request.workers, len(batches))

@@ -15,6 +15,7 @@ from retrain.errors import PostConditionFailed
 from retrain.training.data import DetectionData
 from retrain.training.ema import MovingAverage
 from retrain.training.job import TrainingJob
+from retrain.training.lr_schedule import StepSettings
 from retrain.training.optimizers import apply, build_optimizer, freeze
 from retrain.training.place import ALONE, Place
 from retrain.training.ultralytics_parts import DetectionModel
@@ -94,6 +95,11 @@ class DetectionModule(LightningModule):
     def learning_rate(self) -> float:
         return self._settings.learning_rate
 
+    @property
+    def settings_now(self) -> StepSettings:
+        """What the schedule says about the batch that is trained on."""
+        return self._settings
+
     def training_state(self) -> dict[str, Any]:
         """What the next epoch depends on, the moving average left out."""
         optimizer = self.optimizers(use_pl_optimizer=False)
@@ -118,7 +124,7 @@ class DetectionModule(LightningModule):
             request.optimizer,
             request.learning_rate,
             request.momentum,
-            request.weight_decay * request.batch_size * self._job.accumulate / self._data.arguments.nbs,
+            self._data.weight_decay,
             self._frozen,
         )
         if self._resume is not None:

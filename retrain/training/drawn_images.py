@@ -1,6 +1,5 @@
 """Training images as the sampler draws them: augmented alike whoever loads them, in whatever order."""
 
-from collections.abc import Iterator
 from copy import copy
 from typing import Any
 
@@ -9,11 +8,14 @@ from torch.utils.data import Dataset
 from retrain.training.draws import Draw
 from retrain.training.labelled_images import LabelledImages
 from retrain.training.reproducible import seed_augmentation
-from retrain.training.ultralytics_parts import Compose, IterableSimpleNamespace
+from retrain.training.transforms import all_transforms
+from retrain.training.ultralytics_parts import IterableSimpleNamespace
 
 
 class DrawnImages(Dataset[dict[str, Any]]):
     """Ultralytics' transforms over images, seeded for each draw.
+
+    What is done to an image is `open`, and from the epoch `closing` on `closed`.
 
     Args:
         images: made with `augment=True`.
@@ -23,11 +25,11 @@ class DrawnImages(Dataset[dict[str, Any]]):
 
     def __init__(self, images: LabelledImages, arguments: IterableSimpleNamespace, closing: int) -> None:
         self.images = images
-        self._seed, self._closing = arguments.seed, closing
-        self._open = images.transforms
+        self._seed, self.closing = arguments.seed, closing
+        self.open = images.transforms
         images.close_mosaic(copy(arguments))
-        self._closed = images.transforms
-        for transform in _all_transforms(self._open):
+        self.closed = images.transforms
+        for transform in all_transforms(self.open):
             # Else partners come from the images that this process loaded last, which depends on who loads what.
             if hasattr(transform, "buffer_enabled"):
                 transform.buffer_enabled = False
@@ -38,13 +40,6 @@ class DrawnImages(Dataset[dict[str, Any]]):
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         self.images.epoch = draw.epoch
         seed_augmentation(self._seed, draw.epoch, draw.position)
-        transforms = self._closed if draw.epoch >= self._closing else self._open
+        transforms = self.closed if draw.epoch >= self.closing else self.open
         transformed: dict[str, Any] = transforms(self.images.get_image_and_label(draw.image))
         return transformed
-
-
-def _all_transforms(composed: Compose) -> Iterator[Any]:
-    for transform in composed.transforms:
-        yield transform
-        if isinstance(transform, Compose):
-            yield from _all_transforms(transform)

@@ -43,7 +43,7 @@ class EpochBatches(Sampler[list[Draw]]):
         rank: int = 0,
         processes: int = 1,
     ) -> None:
-        self._images, self._batch_size, self._seed = images, batch_size, seed
+        self._images, self.batch_size, self._seed = images, batch_size, seed
         self._weights, self._rank, self._processes = weights, rank, processes
         self._epoch = self._first = 0
 
@@ -53,20 +53,25 @@ class EpochBatches(Sampler[list[Draw]]):
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
-        return math.ceil(self._images / self._batch_size)
+        return math.ceil(self._images / self.batch_size)
 
     def __iter__(self) -> Iterator[list[Draw]]:
         order = self._order(self._epoch)
         for batch in range(self._first, len(self)):
             yield [Draw(self._epoch, *drawn) for drawn in self._part(order, batch)]
 
+    def first(self) -> Iterator[list[Draw]]:
+        """The batches of the first epoch, whatever was started."""
+        order = self._order(0)
+        return ([Draw(0, *drawn) for drawn in self._part(order, batch)] for batch in range(len(self)))
+
     def indices(self, epoch: int, batch: int) -> list[int]:
         """Images in this process's part of a batch."""
         return [index for _, index in self._part(self._order(epoch), batch)]
 
     def _part(self, order: NDArray[np.intp], batch: int) -> Iterator[tuple[int, int]]:
-        first = batch * self._batch_size
-        shown = min(self._batch_size, self._images - first)
+        first = batch * self.batch_size
+        shown = min(self.batch_size, self._images - first)
         share = math.ceil(shown / self._processes)
         for position in range(first + self._rank * share, first + (self._rank + 1) * share):
             yield position, int(order[position % self._images])

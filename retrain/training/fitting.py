@@ -21,6 +21,7 @@ from retrain.training.model import build_model
 from retrain.training.place import ALONE, Place, PlacedEnvironment
 from retrain.training.precision import lightning_precision
 from retrain.training.recorder import EpochRecorder, OnEpoch
+from retrain.training.resolved import ReadBack
 from retrain.training.result import EpochReport
 from retrain.training.validation import Validation
 
@@ -119,6 +120,9 @@ def fit(
         slice_drop_limit=settings.slice_drop_limit,
         best_models=best_models,
     )
+    read_back = ReadBack(
+        job, data, place, first.epoch, settings.device, settings.precision, fresh=state is None
+    )
     # Only the remaining epochs are asked for: every schedule is a function of the job's own epoch, so nothing of
     # Lightning's progress needs to be restored.
     trainer = Trainer(
@@ -131,7 +135,7 @@ def fit(
         sync_batchnorm=request.sync_batchnorm,
         precision=lightning_precision(settings.precision),
         max_epochs=request.epochs - first.epoch,
-        callbacks=[CancelWatch(job), average, recorder, *([watching] if watching else [])],
+        callbacks=[read_back, CancelWatch(job), average, recorder, *([watching] if watching else [])],
         default_root_dir=job.folder,
         logger=False,
         enable_checkpointing=False,

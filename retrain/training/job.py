@@ -108,11 +108,16 @@ class TrainingJob:
         """
         stored = self.read(JOB)
         if stored is None or begun_with not in {None, stored["threads"]}:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            stored = {**self.request.identity(), "threads": begun_with or self.request.threads or cores}
+            stored = {**self.request.identity(), "threads": begun_with or self.threads_planned()}
             self.write(JOB, stored)
-        threads = stored["threads"]
-        assert isinstance(threads, int)
+        threads: int = stored["threads"]
+        return threads
+
+    def threads_planned(self) -> int:
+        """What `threads` would be, without starting the job."""
+        stored = self.read(JOB)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads: int = stored["threads"] if stored else self.request.threads or cores
         return threads
 
     def precision(self, device: str) -> str:

@@ -56,15 +56,13 @@ class LabelledImages(YOLODataset):
 
     def get_img_files(self, img_path: list[str]) -> list[str]:
         """Images, place by place, ordered by name only, so that the place of the data does not matter."""
-        found: list[str] = []
-        for place in map(Path, img_path):
-            found += packed_images(place) if place.is_file() else _image_files(place)
-        if not found:
-            raise BadInput(f"There is no image in {', '.join(img_path)}.")
-        return found
+        return found_images(img_path)
 
     def get_labels(self) -> list[dict[str, Any]]:
-        return [self._progressed(self._entry(name)) for name in self.im_files]
+        entries = [self._progressed(self._entry(name)) for name in self.im_files]
+        self.shapes: list[tuple[int, int]] = [entry["shape"] for entry in entries]
+        """Height and width of each stored image; Ultralytics drops them from labels, and may order these anew."""
+        return entries
 
     def load_image(self, i: int, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -109,6 +107,32 @@ class LabelledImages(YOLODataset):
         }
 
 
+def found_images(places: list[str]) -> list[str]:
+    """Names of the images in folders of images and selection files, place by place, ordered by name within each.
+
+    Raises:
+        NotFound, BadInput: a place is missing or damaged, or there is no image in any.
+    """
+    found: list[str] = []
+    for place in map(Path, places):
+        found += packed_images(place) if place.is_file() else _image_files(place)
+    if not found:
+        raise BadInput(f"There is no image in {', '.join(places)}.")
+    return found
+
+
+def label_text(name: str) -> str:
+    """The label rows of an image as they are stored."""
+    if isinstance(name, PackedImage):
+        return name.image.labels
+    path = _labels_of(Path(name))
+    return path.read_text(encoding="utf-8-sig") if path.is_file() else ""
+
+
+def _labels_of(image: Path) -> Path:
+    return image.parents[1] / "labels" / f"{image.stem}.txt"
+
+
 def _image_files(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise NotFound(f"{folder} does not exist; a data folder holds images/ and labels/.")
@@ -118,7 +142,7 @@ def _image_files(folder: Path) -> list[str]:
 
 def _read_entry(path: Path, classes: int) -> tuple[NDArray[np.float32], tuple[int, int]]:
     """Label rows of an image file, and its height and width."""
-    rows = read_labels(path.parents[1] / "labels" / f"{path.stem}.txt", classes)
+    rows = read_labels(_labels_of(path), classes)
     try:
         with Image.open(path) as image:
             width, height = exif_size(image)

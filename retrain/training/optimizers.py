@@ -58,7 +58,8 @@ def build_optimizer(
         momentum=momentum,
         decay=weight_decay,
     )
-    if differences := list(_differences(optimizer, model, name, learning_rate, momentum, weight_decay)):
+    differences = list(optimizer_differences(optimizer, model, name, learning_rate, momentum, weight_decay))
+    if differences:
         raise ConfigError(f"Ultralytics did not make the {name} asked for: {'; '.join(differences)}.")
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
@@ -91,14 +92,26 @@ def freeze(model: DetectionModel, frozen: Sequence[str]) -> None:
         parameter.requires_grad_(not any(part in name for part in parts))
 
 
-def _differences(
+def always_frozen(name: str) -> bool:
+    """Whether a parameter of that name is a constant of the model."""
+    return _ALWAYS_FROZEN in name
+
+
+def optimizer_differences(
     optimizer: Optimizer,
     model: DetectionModel,
     name: str,
     learning_rate: float,
     momentum: float,
     weight_decay: float,
+    *,
+    momentum_known: bool = True,
 ) -> Iterator[str]:
+    """What an optimizer has that was not asked for, in words; learning rates are those before any schedule.
+
+    Args:
+        momentum_known: false in the middle of a training, where the schedule may have set another.
+    """
     if type(optimizer).__name__ != OPTIMIZERS[name]:
         yield f"asked for {OPTIMIZERS[name]}, got {type(optimizer).__name__}"
         return
@@ -111,11 +124,12 @@ def _differences(
         rates = {learning_rate * (_MUSGD_CLASS_RATE if id(p) in faster else 1) for p in group["params"]}
         expected: dict[str, Any] = {"weight_decay": weight_decay if kind in _DECAYED else 0.0}
         if name in {"sgd", "musgd"}:
-            expected |= {"momentum": momentum, "nesterov": True}
+            expected |= {"nesterov": True} | ({"momentum": momentum} if momentum_known else {})
         else:
             expected["betas"] = (momentum, _ADAM_BETA2)
-        if rates and rates != {group["lr"]}:
-            yield f"asked for lr {sorted(rates)} of {kind}, got {group['lr']}"
+        rate = group.get("initial_lr", group["lr"])
+        if rates and rates != {rate}:
+            yield f"asked for lr {sorted(rates)} of {kind}, got {rate}"
         for key, value in expected.items():
             if group[key] != value:
                 yield f"asked for {key} {value} of {kind}, got {group[key]}"

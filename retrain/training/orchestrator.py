@@ -25,13 +25,15 @@ from retrain.training.draws import check_shared
 from retrain.training.export.bundle import FORMATS
 from retrain.training.fitting import Clock, FitSettings, Saved, fit, open_checkpoints
 from retrain.training.job import TrainingJob
-from retrain.training.job_files import REPORTS
+from retrain.training.job_files import PREFLIGHT, REPORTS
 from retrain.training.job_notes import asked_for, failure_noted, note_start, noting
 from retrain.training.jobs import LOCK_WAIT_S
 from retrain.training.joined import joined
 from retrain.training.launched import Launched, launched_place
 from retrain.training.place import ALONE, Place
 from retrain.training.precision import checked_precision
+from retrain.training.preflight import run_preflight
+from retrain.training.preflight_report import PreflightReport
 from retrain.training.recorder import OnEpoch
 from retrain.training.releasing import Releasing
 from retrain.training.reproducible import reproducible
@@ -149,7 +151,12 @@ class TrainingOrchestrator:
         self._clock = clock
 
     def train(
-        self, config: Mapping[str, Any], on_epoch: OnEpoch | None = None, *, resume: bool = False
+        self,
+        config: Mapping[str, Any],
+        on_epoch: OnEpoch | None = None,
+        *,
+        resume: bool = False,
+        preflight: bool = False,
     ) -> TrainingResult:
         """Train, or finish, or return what is finished.
 
@@ -159,6 +166,8 @@ class TrainingOrchestrator:
             on_epoch: called after each epoch once it is durable. After a crash the last durable epoch is reported
                 again, since nobody knows whether it was.
             resume: insist that there is a job to go on with, and do so even if it was cancelled.
+            preflight: run `preflight` before a job begins, keep its report in the job's `preflight.json`, and raise
+                what it found.
 
         Raises:
             ConfigError: a setting is unknown, out of range or not what training would really use.
@@ -171,12 +180,12 @@ class TrainingOrchestrator:
         """
         launched = launched_place(os.environ)
         if launched is None:
-            return self._run(config, on_epoch or _ignore, ALONE, resume=resume)
+            return self._run(config, on_epoch or _ignore, ALONE, resume=resume, preflight=preflight)
         self._check_launched(launched)
         # Like those that a supervisor watches: longer than a stall may last.
         with joined(launched, self._device, self._supervisor.patience_s) as place:
             told = on_epoch if on_epoch and place.leads else _ignore
-            return self._run(config, told, place, resume=resume)
+            return self._run(config, told, place, resume=resume, preflight=preflight)
 
     def resume(self, job_id: str, on_epoch: OnEpoch | None = None) -> TrainingResult:
         """Go on with a job that was cancelled, failed or interrupted, as it was asked for; else as `train`.
@@ -194,6 +203,28 @@ class TrainingOrchestrator:
             )
         return self.train(config, on_epoch, resume=True)
 
+    def preflight(self, config: Mapping[str, Any], limit_hours: float | None = None) -> PreflightReport:
+        """What would stop this training or make it vain: labels, memory, disk, time, and whether anything is learnt.
+
+        All is checked even when something fails; nothing is written but the lists of a dataset version.
+
+        Args:
+            limit_hours: a training expected to take longer fails.
+
+        Raises:
+            ConfigError: a setting is unknown or out of range.
+            NotFound, BadInput: data or initial weights are missing, so that the job cannot even be named.
+        """
+        job, _ = self._job(config, self._processes)
+        with quiet():
+            return run_preflight(job, self._device, self._processes, limit_hours)
+
+    def _check_first(self, job: TrainingJob) -> None:
+        if not open_checkpoints(job, self._checkpoint_mirror).positions():
+            report = run_preflight(job, self._device, self._processes)
+            job.write(PREFLIGHT, report.to_json())
+            report.raise_if_failed()
+
     def job_id(self, config: Mapping[str, Any]) -> str:
         """The id `train` would use for this configuration."""
         return self._job(config, self._processes)[0].id
@@ -207,7 +238,13 @@ class TrainingOrchestrator:
             )
 
     def _run(
-        self, config: Mapping[str, Any], on_epoch: OnEpoch, place: Place, *, resume: bool
+        self,
+        config: Mapping[str, Any],
+        on_epoch: OnEpoch,
+        place: Place,
+        *,
+        resume: bool,
+        preflight: bool,
     ) -> TrainingResult:
         job, dataset = self._job(config, max(place.processes, self._processes))
         jobs = place.gathered(job.id)

@@ -15,7 +15,7 @@ from retrain.training.best_models import BestModels
 from retrain.training.data import DetectionData
 from retrain.training.export.bundle import bundle
 from retrain.training.job import TrainingJob
-from retrain.training.job_files import RESULT, plain
+from retrain.training.job_files import RESOLVED, RESULT, plain
 from retrain.training.model import build_model
 from retrain.training.result import EpochReport, KeptModel, TrainingResult
 from retrain.training.ultralytics_parts import ULTRALYTICS_VERSION
@@ -128,9 +128,10 @@ class Releasing:
 
 
 def _resolved(job: TrainingJob, data: DetectionData, device: str) -> dict[str, Any]:
-    used = data.arguments
     return {
         **job.request.identity(),
+        # What the set-up was found to be.
+        **(job.read(RESOLVED) or {}),
         "accumulate": job.accumulate,
         "mixed_precision": job.mixed_precision,
         "precision": job.precision(device),
@@ -138,7 +139,6 @@ def _resolved(job: TrainingJob, data: DetectionData, device: str) -> dict[str, A
         "threads": job.threads(),
         "images": data.images,
         "batches": len(data.train),
-        "augment": {name: getattr(used, name) for name in job.request.augment},
         "torch": torch.__version__,
         "lightning": lightning.__version__,
         "ultralytics": ULTRALYTICS_VERSION,

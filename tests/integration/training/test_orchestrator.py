@@ -356,6 +356,7 @@ def test_writes_only_below_the_work_folder_and_nothing_beside_the_data(
         "model/model.pt",
         "model/weights.safetensors",
         "request.json",
+        "resolved.json",
         "result.json",
     }
 
