@@ -134,7 +134,6 @@ def _resolved(job: TrainingJob, data: DetectionData, device: str) -> dict[str, A
         **(job.read(RESOLVED) or {}),
         "accumulate": job.accumulate,
         "mixed_precision": job.mixed_precision,
-        "precision": job.precision(device),
         "device": device,
         "threads": job.threads(),
         "images": data.images,
