@@ -29,6 +29,8 @@ def train(
             num_gpus=settings.num_gpus,
             mixed_precision=settings.mixed_precision,
             gradient_accumulation=settings.gradient_accumulation,
+            supervised=settings.supervised,
+            stall_s=settings.stall_s,
         )
         request = _request(work, layout, initial_release)
         run = resources.tracker.run_for(f"{work.cycle.id}/train", f"{work.cycle.id} on {version['name']}")
@@ -55,6 +57,7 @@ def _request(work: CycleWork, layout: Mapping[str, Any], initial_release: str | 
         "epochs": settings.epochs if fresh else settings.fine_tune_epochs,
         "learning_rate": settings.learning_rate if fresh else settings.fine_tune_learning_rate,
         "batch_size": settings.batch_size,
+        "sync_batchnorm": settings.sync_batchnorm,
         "optimizer": settings.optimizer,
         "scheduler": settings.scheduler,
         "image_size": settings.image_size,
