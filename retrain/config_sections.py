@@ -261,6 +261,12 @@ class Training(Section):
     """Ultralytics architecture the first champion is built from."""
     num_gpus: Annotated[Integer, Field(ge=0)] = 0
     """0 trains on the CPU; more than one share every batch."""
+    sync_batchnorm: Switch = False
+    """Normalise by the images of all GPUs together; needs more than one."""
+    supervised: Switch = True
+    """Train in a process of its own that is stopped and started again when it hangs, as with several GPUs always."""
+    stall_s: Seconds = 600.0
+    """Without progress for so long, a watched training is taken to hang."""
     mixed_precision: Switch = False
     gradient_accumulation: Positive = 1
     """Batches per optimiser step."""
@@ -295,6 +301,14 @@ class Training(Section):
     """Copy checkpoints to the blob store, so that another machine can go on with a training that was cut short."""
     export: tuple[Literal["pt", "onnx"], ...] = ("pt", "onnx")
     """Formats that a trained model is also written in, for others to read: Ultralytics' `.pt`, ONNX."""
+
+    @model_validator(mode="after")
+    def _several_to_normalise_by(self) -> "Training":
+        if self.sync_batchnorm and self.num_gpus < 2:
+            raise ValueError(
+                f"sync_batchnorm needs num_gpus of at least 2, got {self.num_gpus}; switch it off or raise num_gpus."
+            )
+        return self
 
 
 class Evaluation(Section):

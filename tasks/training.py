@@ -30,6 +30,8 @@ def train(
             gradient_accumulation=settings.gradient_accumulation,
             checkpoint_mirror=resources.blobs_url if settings.mirror_checkpoints else None,
             export=settings.export,
+            supervised=settings.supervised,
+            stall_s=settings.stall_s,
         )
         request = _request(work, layout, initial_release)
         run = resources.tracker.run_for(f"{work.cycle.id}/train", f"{work.cycle.id} on {version['name']}")
@@ -75,6 +77,7 @@ def training_settings(config: RetrainConfig, *, fresh: bool) -> dict[str, Any]:
         "epochs": settings.epochs if fresh else settings.fine_tune_epochs,
         "learning_rate": settings.learning_rate if fresh else settings.fine_tune_learning_rate,
         "batch_size": settings.batch_size,
+        "sync_batchnorm": settings.sync_batchnorm,
         "optimizer": settings.optimizer,
         "scheduler": settings.scheduler,
         "image_size": settings.image_size,

@@ -20,7 +20,14 @@ def small_config(**sections):
         "model": {"name": "squares", "classes": ["even", "odd"]},
         "annotation": {"require_review": False},
         "dataset": {"splits": {"train": 0.4, "val": 0.3, "test": 0.3}},
-        "training": {"image_size": SIZE, "batch_size": 8, "epochs": 1, "fine_tune_epochs": 2},
+        # A process of its own takes longer to start than these trainings take.
+        "training": {
+            "image_size": SIZE,
+            "batch_size": 8,
+            "epochs": 1,
+            "fine_tune_epochs": 2,
+            "supervised": False,
+        },
         "data_collection": {"strategy": "all", "retrain_threshold": WAITING},
         "evaluation": {"resamples": 200},
         "serving": {"poll_s": 0.2, "ack_timeout_s": 30},

@@ -26,6 +26,8 @@ from retrain.training.result import EpochReport
 
 _POLL_S = 0.2
 _DUMPING_S = 1.0
+# Beside `stall_s`: importing torch is no step, and takes long on a busy machine or a slow disk.
+_IMPORTING_S = 60.0
 _LAST_LINES = 4
 
 logger = logging.getLogger(__name__)
@@ -107,7 +109,6 @@ class _Attempt:
         ranks: list[subprocess.Popen[bytes]] = []
         try:
             for rank in range(self._processes):
-                heartbeat_file(self.folder, rank).touch()
                 with self._log(rank).open("wb") as log:
                     ranks.append(
                         subprocess.Popen(
@@ -140,8 +141,11 @@ class _Attempt:
 
     def _check_progress(self, ranks: list[subprocess.Popen[bytes]], stall_s: float) -> None:
         now = time.time()
-        ages = [now - heartbeat_file(self.folder, rank).stat().st_mtime for rank in range(len(ranks))]
-        hung = [rank for rank, age in enumerate(ages) if age > stall_s and ranks[rank].poll() is None]
+        hung = [
+            rank
+            for rank, process in enumerate(ranks)
+            if now - self._last_beat(rank) > stall_s and process.poll() is None
+        ]
         if not hung:
             return
         for process in ranks:
@@ -152,6 +156,12 @@ class _Attempt:
             f"process {hung[0]} of {len(ranks)} made no progress for {stall_s:g} s; what each was doing is in "
             f"{self._kept_stacks()}."
         )
+
+    def _last_beat(self, rank: int) -> float:
+        try:
+            return heartbeat_file(self.folder, rank).stat().st_mtime
+        except FileNotFoundError:
+            return (self.folder / ORDER).stat().st_mtime + _IMPORTING_S
 
     def _kept_stacks(self) -> Path:
         """Outside the folder of the attempt, which the next one replaces."""

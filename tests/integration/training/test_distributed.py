@@ -18,8 +18,12 @@ import torch
 from retrain.detector import StoredModel
 from retrain.errors import ConfigError, PostConditionFailed, Unavailable
 from retrain.storage.local_blobs import LocalBlobs
+from retrain.training.fitting import FitSettings
+from retrain.training.job import TrainingJob
 from retrain.training.orchestrator import TrainingOrchestrator
+from retrain.training.request import TrainingRequest
 from retrain.training.result import EpochReport, TrainingResult
+from retrain.training.supervisor import Supervisor
 from retrain.training.weights import write_model_folder
 
 
@@ -216,7 +220,10 @@ def test_a_caller_that_gives_up_stops_all_and_can_go_on_with_another_number_of_p
 
 CALLER = """
 import json, sys
+from retrain.training.fitting import FitSettings
+from retrain.training.job import TrainingJob
 from retrain.training.orchestrator import TrainingOrchestrator
+from retrain.training.request import TrainingRequest
 orchestrator = TrainingOrchestrator(sys.argv[1], num_processes=2)
 orchestrator.train(json.loads(sys.argv[2]), lambda report: print(report.epoch, flush=True))
 """
@@ -265,3 +272,23 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_anything_starts(
     with pytest.raises(ConfigError, match=r"batch_size is 8, which 3 processes cannot share evenly; use 9"):
         TrainingOrchestrator(tmp_path, num_processes=3).train(config)
     assert not list(tmp_path.rglob("rank-*"))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_normalising_by_the_images_of_several_gpus_is_refused_without_them(
+    config: dict[str, Any], processes: int, tmp_path: Path
+) -> None:
+    orchestrator = TrainingOrchestrator(tmp_path, num_processes=processes)
+    with pytest.raises(ConfigError, match=rf"sync_batchnorm .* {processes} process\(es\) train on cpu"):
+        orchestrator.train({**config, "sync_batchnorm": True})
+
+
+def test_normalising_by_the_images_of_several_gpus_reaches_the_layers(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    request = TrainingRequest.of({**config, "sync_batchnorm": True})
+    job = TrainingJob.of(request, tmp_path, 1, mixed_precision=False)
+
+    # Torch has them for GPUs only; here they can but say so.
+    with pytest.raises(PostConditionFailed, match="SyncBatchNorm layers only work with GPU modules"):
+        Supervisor(stall_s=60, max_restarts=0).run(job, FitSettings("cpu"), 2, lambda _: None)

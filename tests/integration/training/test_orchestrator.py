@@ -202,9 +202,13 @@ def test_damaged_model_of_a_finished_job_is_made_again(rectangles: dict[str, Any
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])]
+    ("name", "damage"),
+    [
+        ("model.pt", Path.unlink),
+        ("model.onnx", lambda path: path.write_bytes(path.read_bytes()[:-9])),
+        ("files.json", Path.unlink),
+    ],
 )
-@pytest.mark.parametrize("name", ["model.pt", "model.onnx", "files.json"])
 def test_damaged_or_missing_exports_of_a_finished_job_are_made_again_without_training(
     name: str, damage: Any, rectangles: dict[str, Any], uninterrupted: tuple[TrainingResult, Path]
 ) -> None:

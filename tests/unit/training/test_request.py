@@ -49,6 +49,7 @@ def test_unknown_key_is_refused_with_the_nearest_valid_one(key: str, nearest: st
         ("plateau_factor", 0.5),
         ("onecycle_peak", 0.3),
         ("clip_norm", 0),
+        ("sync_batchnorm", 1),
         ("stop_metric", "f1"),
         ("min_delta", -0.1),
         ("min_delta", 0.1),
