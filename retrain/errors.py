@@ -9,6 +9,7 @@ RetrainError
 │   ├── Active                      somebody else holds the lease; wait for it
 │   └── LeaseLost                   our fencing token is no longer the newest
 ├── StorageFull (OSError)           no space; nothing was half-written
+├── OutOfMemory (MemoryError)       a batch does not fit into memory
 ├── PostConditionFailed             the step ran, but reading back showed it had no effect
 └── Unavailable (ConnectionError)   a server, port or file we need does not answer
 """
@@ -48,6 +49,10 @@ class LeaseLost(Conflict):
 
 class StorageFull(RetrainError, OSError):
     """No space left; nothing was half-written."""
+
+
+class OutOfMemory(RetrainError, MemoryError):
+    """A batch does not fit into the memory there is."""
 
 
 class PostConditionFailed(RetrainError):

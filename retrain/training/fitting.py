@@ -26,19 +26,21 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class FitSettings:
-    """What does not change the result.
+    """What does not change the result, but for `micro_batches`, which changes it a little.
 
     Attributes:
         device: `cpu` or `cuda`.
         checkpoint_minutes: how often a checkpoint is written within an epoch; None writes one per epoch only.
         port: on which the leading of several processes listens, on this machine.
         timeout_s: how long one of them waits for the others.
+        micro_batches: parts that a batch is trained on in, where it does not fit into memory as a whole.
     """
 
     device: str
     checkpoint_minutes: float | None = None
     port: int = 0
     timeout_s: float = 600.0
+    micro_batches: int = 1
 
 
 def fit(
@@ -79,6 +81,7 @@ def fit(
         first_batch=first.images // request.batch_size,
         history=[stopping.metric_of(report) for report in reports],
         place=place,
+        micro_batches=settings.micro_batches,
     )
     data.train.follow(lambda: module.start)
     recorder = EpochRecorder(

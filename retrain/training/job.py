@@ -20,7 +20,7 @@ from retrain.training.request import TrainingRequest
 
 # Raise it when the same request would train to other weights than before; finished jobs are then not reused.
 RECIPE = 2
-_JOB = "job.json"
+_JOB, _SPLIT = "job.json", "split.json"
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,14 @@ class TrainingJob:
         threads = stored["threads"]
         assert isinstance(threads, int)
         return threads
+
+    def micro_batches(self) -> int:
+        """Parts that batches are trained on in; more than one after memory ran out."""
+        stored = self.read(_SPLIT)
+        return 1 if stored is None else int(stored["micro_batches"])
+
+    def split(self, micro_batches: int) -> None:
+        self.write(_SPLIT, {"micro_batches": micro_batches})
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         files.write_whole(self.folder / name, json.dumps(content, indent=1).encode())

@@ -5,6 +5,8 @@ from retrain import environment
 
 environment.prepare()
 
+import gc
+import logging
 import shutil
 import time
 from collections.abc import Mapping
@@ -16,7 +18,15 @@ import torch
 from filelock import FileLock, Timeout
 
 from retrain.detector import Detector, StoredModel
-from retrain.errors import BadInput, ConfigError, Conflict, NotFound, PostConditionFailed, Unavailable
+from retrain.errors import (
+    BadInput,
+    ConfigError,
+    Conflict,
+    NotFound,
+    OutOfMemory,
+    PostConditionFailed,
+    Unavailable,
+)
 from retrain.storage import files
 from retrain.training.checkpoints import CheckpointManager
 from retrain.training.console import quiet
@@ -24,11 +34,12 @@ from retrain.training.data import DetectionData
 from retrain.training.draws import check_shared
 from retrain.training.fitting import Clock, FitSettings, Saved, fit
 from retrain.training.job import TrainingJob
+from retrain.training.micro_batches import more_parts
 from retrain.training.model import build_model
 from retrain.training.preflight import run_preflight
 from retrain.training.preflight_report import PreflightReport
 from retrain.training.recorder import OnEpoch
-from retrain.training.reproducible import reproducible
+from retrain.training.reproducible import reproducible, seed_everything
 from retrain.training.request import TrainingRequest
 from retrain.training.resolved import RESOLVED
 from retrain.training.result import EpochReport, TrainingResult
@@ -36,6 +47,8 @@ from retrain.training.supervisor import Supervisor
 from retrain.training.ultralytics_parts import ULTRALYTICS_VERSION
 from retrain.training.validation import Validation
 from retrain.training.weights import write_model_folder
+
+logger = logging.getLogger(__name__)
 
 _RESULT, _PREFLIGHT = "result.json", "preflight.json"
 
@@ -112,6 +125,7 @@ class TrainingOrchestrator:
             ConfigError: a setting is unknown, out of range or not what training would really use.
             NotFound, BadInput: data or initial weights are missing or damaged.
             Conflict: another process trains this job now.
+            OutOfMemory: not even one image at a time fits; where some do, batches are trained on in parts.
             StorageFull: no space; free some and call again.
             PostConditionFailed: training diverged, or the stored model is not the trained one.
         """
@@ -190,7 +204,26 @@ class TrainingOrchestrator:
         return result
 
     def _fit(self, job: TrainingJob, saved: Saved | None, on_epoch: OnEpoch, clock: Clock) -> None:
-        settings = FitSettings(self._device, self._checkpoint_minutes)
+        while True:
+            settings = FitSettings(self._device, self._checkpoint_minutes, micro_batches=job.micro_batches())
+            try:
+                self._fit_once(job, settings, saved, on_epoch, clock)
+            except OutOfMemory as error:
+                told = str(error)
+            else:
+                return
+            # Out of the handler, which keeps the failed attempt in memory.
+            images = job.request.batch_size // self._processes
+            job.split(more_parts(settings.micro_batches, images, told))
+            logger.warning("%s Training job %s goes on in %d parts.", told, job.id, job.micro_batches())
+            gc.collect()
+            torch.cuda.empty_cache()
+            seed_everything(job.request.seed)
+            saved = CheckpointManager(job.checkpoints).newest_good()
+
+    def _fit_once(
+        self, job: TrainingJob, settings: FitSettings, saved: Saved | None, on_epoch: OnEpoch, clock: Clock
+    ) -> None:
         if self._processes == 1:
             fit(job, settings, saved, CheckpointManager(job.checkpoints), on_epoch, clock)
             return
@@ -249,6 +282,7 @@ def _resolved(job: TrainingJob, data: DetectionData, device: str) -> dict[str, A
         # What the set-up was found to be.
         **(job.read(RESOLVED) or {}),
         "accumulate": job.accumulate,
+        "micro_batches": job.micro_batches(),
         "mixed_precision": job.mixed_precision,
         "device": device,
         "threads": job.threads(),
