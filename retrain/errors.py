@@ -10,6 +10,7 @@ RetrainError
 │   └── LeaseLost                   our fencing token is no longer the newest
 ├── StorageFull (OSError)           no space; nothing was half-written
 ├── Cancelled                       somebody asked to stop it; what was stored stays
+├── OutOfMemory (MemoryError)       a batch does not fit into memory
 ├── PostConditionFailed             the step ran, but reading back showed it had no effect
 └── Unavailable (ConnectionError)   a server, port or file we need does not answer
 """
@@ -53,6 +54,10 @@ class StorageFull(RetrainError, OSError):
 
 class Cancelled(RetrainError):
     """Somebody asked to stop it; what was stored stays."""
+
+
+class OutOfMemory(RetrainError, MemoryError):
+    """A batch does not fit into the memory there is."""
 
 
 class PostConditionFailed(RetrainError):

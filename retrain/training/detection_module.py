@@ -16,6 +16,7 @@ from retrain.training.data import DetectionData
 from retrain.training.ema import MovingAverage
 from retrain.training.job import TrainingJob
 from retrain.training.lr_schedule import StepSettings
+from retrain.training.micro_batches import memory_errors, parts
 from retrain.training.optimizers import apply, build_optimizer, freeze
 from retrain.training.place import ALONE, Place
 from retrain.training.ultralytics_parts import DetectionModel
@@ -40,6 +41,7 @@ class DetectionModule(LightningModule):
         first_batch: batches of the next epoch that were trained on before this run.
         history: of the metric that stopping goes by, one per epoch finished before this run.
         place: of this process.
+        micro_batches: parts that each batch is trained on in, one after the other.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class DetectionModule(LightningModule):
         first_batch: int = 0,
         history: Sequence[float] = (),
         place: Place = ALONE,
+        micro_batches: int = 1,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -65,7 +68,7 @@ class DetectionModule(LightningModule):
         self._job, self._data = job, data
         self._average, self._validation = average, validation
         self._resume, self._first_epoch, self._first_batch = resume, first_epoch, first_batch
-        self._place = place
+        self._place, self._micro_batches = place, micro_batches
         self._last_step = -1 if resume is None else int(resume["last_step"])
         self._sums: dict[str, torch.Tensor] = {}
         self._bad_batch = torch.tensor(_NO_BATCH)
@@ -168,17 +171,22 @@ class DetectionModule(LightningModule):
         optimizer: Any = self.optimizers()
         apply(optimizer.optimizer, self._settings)
         batch["img"] = batch["img"].float() / 255
-        loss, terms = self.model.loss(batch)
-        # Terms come multiplied by the batch size of this process; averaging over processes is undone.
-        self.manual_backward(loss.sum() * self._place.processes)
-        for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, 0) + value.detach()
-        self._watch(loss.detach().sum(), batch_idx)
+        with memory_errors(len(batch["img"]), self._micro_batches):
+            for part in parts(batch, self._micro_batches):
+                self._learn(part, len(part["img"]) / len(batch["img"]), batch_idx)
         self.stepped = step - self._last_step >= self._settings.accumulate
         if self.stepped:
             optimizer.step()
             optimizer.zero_grad()
             self._last_step = step
+
+    def _learn(self, part: dict[str, Any], share: float, batch_idx: int) -> None:
+        loss, terms = self.model.loss(part)
+        # Terms come multiplied by the images of the part; averaging over processes is undone.
+        self.manual_backward(loss.sum() * self._place.processes)
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, 0) + value.detach() * share
+        self._watch(loss.detach().sum(), batch_idx)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # Here, because gradients of reduced precision are not scaled any more.

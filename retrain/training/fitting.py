@@ -31,7 +31,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class FitSettings:
-    """What does not change the result.
+    """What does not change the result, but for `micro_batches`, which changes it a little.
 
     Attributes:
         device: `cpu` or `cuda`.
@@ -42,6 +42,7 @@ class FitSettings:
         slice_drop_limit: a slice that scores worse than at the start by more than this is reported, in map50.
         keep_best: how many of the best models are kept as files; of 1 there is none, it is in the checkpoint.
         checkpoint_mirror: address of the blob store that checkpoints are copied to, see `open_blobs`.
+        micro_batches: parts that a batch is trained on in, where it does not fit into memory as a whole.
     """
 
     device: str
@@ -52,6 +53,7 @@ class FitSettings:
     slice_drop_limit: float = 0.05
     keep_best: int = 1
     checkpoint_mirror: str | None = None
+    micro_batches: int = 1
 
 
 def open_checkpoints(job: TrainingJob, mirror: str | None) -> CheckpointManager:
@@ -104,6 +106,7 @@ def fit(
         first_batch=first.images // request.batch_size,
         history=history,
         place=place,
+        micro_batches=settings.micro_batches,
     )
     data.train.follow(lambda: module.start)
     recorder = EpochRecorder(

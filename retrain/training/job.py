@@ -16,7 +16,7 @@ from retrain.storage import files
 from retrain.storage.digests import content_digest, file_digest
 from retrain.storage.selections import read_selection_file
 from retrain.training.initial_weights import located
-from retrain.training.job_files import CANCELLED, JOB, lock_of, read_json
+from retrain.training.job_files import CANCELLED, JOB, SPLIT, lock_of, read_json
 from retrain.training.precision import precision_of
 from retrain.training.request import TrainingRequest
 
@@ -135,6 +135,14 @@ class TrainingJob:
         if precision == "fp16" and device == "cpu":
             raise ConfigError(f"Training job {self.id} was begun in fp16, which needs a GPU; go on with one.")
         return precision
+
+    def micro_batches(self) -> int:
+        """Parts that batches are trained on in; more than one after memory ran out."""
+        stored = self.read(SPLIT)
+        return 1 if stored is None else int(stored["micro_batches"])
+
+    def split(self, micro_batches: int) -> None:
+        self.write(SPLIT, {"micro_batches": micro_batches})
 
     def write(self, name: str, content: Any) -> None:
         files.write_whole(self.folder / name, json.dumps(content, indent=1).encode())

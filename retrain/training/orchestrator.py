@@ -5,17 +5,20 @@ from retrain import environment
 
 environment.prepare()
 
+import gc
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
-from retrain.errors import ConfigError, Conflict, PostConditionFailed, Unavailable
+from retrain.errors import ConfigError, Conflict, OutOfMemory, PostConditionFailed, Unavailable
 from retrain.storage import files
 from retrain.storage.open_blobs import open_blobs
 from retrain.training.checkpoints import CheckpointManager
@@ -30,16 +33,19 @@ from retrain.training.job_notes import asked_for, failure_noted, note_start, not
 from retrain.training.jobs import LOCK_WAIT_S
 from retrain.training.joined import joined
 from retrain.training.launched import Launched, launched_place
+from retrain.training.micro_batches import more_parts
 from retrain.training.place import ALONE, Place
 from retrain.training.precision import checked_precision
 from retrain.training.preflight import run_preflight
 from retrain.training.preflight_report import PreflightReport
 from retrain.training.recorder import OnEpoch
 from retrain.training.releasing import Releasing
-from retrain.training.reproducible import reproducible
+from retrain.training.reproducible import reproducible, seed_everything
 from retrain.training.request import TrainingRequest
 from retrain.training.result import EpochReport, TrainingResult
 from retrain.training.supervisor import Supervisor
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingOrchestrator:
@@ -174,6 +180,9 @@ class TrainingOrchestrator:
             NotFound, BadInput: data or initial weights are missing or damaged, or there is nothing to resume.
             Conflict: another process trains this job now, or it was cancelled.
             Cancelled: somebody asked to stop it; checkpoints are kept.
+            NotFound, BadInput: data or initial weights are missing or damaged.
+            Conflict: another process trains this job now.
+            OutOfMemory: not even one image at a time fits; where some do, batches are trained on in parts.
             StorageFull: no space; free some and call again.
             PostConditionFailed: training diverged, or the stored model is not the trained one.
             Unavailable: other launched processes did not come, or one is gone.
@@ -326,6 +335,39 @@ class TrainingOrchestrator:
             return place.led(end)
 
     def _fit(
+        self,
+        job: TrainingJob,
+        settings: FitSettings,
+        saved: Saved | None,
+        checkpoints: CheckpointManager,
+        on_epoch: OnEpoch,
+        place: Place,
+    ) -> None:
+        while True:
+            parts = place.led(job.micro_batches)
+            try:
+                self._fit_once(
+                    job, replace(settings, micro_batches=parts), saved, checkpoints, on_epoch, place
+                )
+            except OutOfMemory as error:
+                told = str(error)
+            else:
+                return
+            # Out of the handler, which keeps the failed attempt in memory.
+            images = job.request.batch_size // max(place.processes, self._processes)
+            job.split(more_parts(parts, images, told))
+            if place.processes > 1:
+                # The others wait for a batch of this one: only their launcher can start all again.
+                raise OutOfMemory(
+                    f"{told} Started again, job {job.id} trains in {job.micro_batches()} parts."
+                )
+            logger.warning("%s Training job %s goes on in %d parts.", told, job.id, job.micro_batches())
+            gc.collect()
+            torch.cuda.empty_cache()
+            seed_everything(job.request.seed)
+            saved = checkpoints.newest_good()
+
+    def _fit_once(
         self,
         job: TrainingJob,
         settings: FitSettings,

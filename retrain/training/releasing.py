@@ -133,6 +133,7 @@ def _resolved(job: TrainingJob, data: DetectionData, device: str) -> dict[str, A
         # What the set-up was found to be.
         **(job.read(RESOLVED) or {}),
         "accumulate": job.accumulate,
+        "micro_batches": job.micro_batches(),
         "mixed_precision": job.mixed_precision,
         "device": device,
         "threads": job.threads(),
