@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from retrain.training.best_models import BestModels
 from retrain.training.checkpoints import CheckpointManager, Position
 from retrain.training.early_stopping import EarlyStopping
-from retrain.training.ema import MovingAverage, cpu_copy
+from retrain.training.ema import MovingAverage
 from retrain.training.result import EpochReport, SliceScore
 from retrain.training.slices import regressions
 from retrain.training.ultralytics_parts import DetectionModel
@@ -88,7 +88,7 @@ class EpochRecorder(Callback):
         if self._clock() - self._saved >= self._every_s:
             pl_module.check_losses()
             done = Position(pl_module.epoch, (batch_idx + 1) * self._batch_size)
-            self._checkpoints.save(done, self._state(pl_module, finished=False))
+            self._checkpoints.save(done, self._state(pl_module, self._average.state(), finished=False))
             self._saved = self._clock()
 
     def on_validation_start(self, *_: Any) -> None:
@@ -99,23 +99,25 @@ class EpochRecorder(Callback):
         self._reports.append(report)
         history = pl_module.history
         history.append(self._stopping.metric_of(report))
+        # Copied once: tensors that are the best ones too are then stored once.
+        average = self._average.state()
         if self._stopping.is_best(history):
-            self._best = cpu_copy(self._average.model.state_dict())
+            self._best = average["weights"]
         score = self._stopping.score(history[-1])
         # Before the checkpoint: after a crash between the two the epoch is trained and offered again.
         if self._best_models is not None and math.isfinite(score):
-            self._best_models.offer(report.epoch, score, self._average.model.state_dict())
+            self._best_models.offer(report.epoch, score, average["weights"])
         stop = self._stopping.should_stop(history)
         if self._checkpoints is not None:
             finished = stop or report.epoch == self._epochs
-            self._checkpoints.save(Position(report.epoch), self._state(pl_module, finished=finished))
+            self._checkpoints.save(Position(report.epoch), self._state(pl_module, average, finished=finished))
         trainer.should_stop = trainer.should_stop or stop
         self._on_epoch(report)
 
-    def _state(self, module: LightningModule, *, finished: bool) -> dict[str, Any]:
+    def _state(self, module: LightningModule, average: dict[str, Any], *, finished: bool) -> dict[str, Any]:
         return {
             **module.training_state(),
-            "average": self._average.state(),
+            "average": average,
             "best": self._best,
             "reference": self._reference,
             "reports": [report.to_json() for report in self._reports],

@@ -226,7 +226,11 @@ def test_no_space_leaves_the_earlier_checkpoint_and_nothing_half_written(
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-00001.ckpt"]
 
 
-@pytest.mark.parametrize("value", [np.float64(1), np.arange(3), Path("x"), lambda: 0, open], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [np.float64(1), np.arange(3), Path("x"), lambda: 0, open, [(1, {"deep": {1, 2}})], {Path("x"): 1}],
+    ids=repr,
+)
 def test_a_state_that_could_not_be_loaded_is_refused_when_it_is_saved(value: object, tmp_path: Path) -> None:
     manager = saved(tmp_path, 1, keep=1)
     with pytest.raises(BadInput, match="only tensors and plain values"):
