@@ -42,12 +42,13 @@ format: $(STAMP) ## let ruff format and fix
 check: lint $(STAMP) ## lint and unit tests, before each commit
 	@$(BIN)/python -m pytest tests/unit
 
-bench: $(STAMP) ## measure the loop over 3 seeds, collection and datasets (about an hour)
+bench: $(STAMP) ## measure the loop over 3 seeds, collection, datasets and training (over an hour)
 	@$(BIN)/python benchmarks/loop.py
 	@$(BIN)/python benchmarks/collection.py
 	@$(BIN)/python benchmarks/near_duplicates.py
 	@$(BIN)/python benchmarks/estimator.py
 	@$(BIN)/python benchmarks/dataset.py
+	@$(BIN)/python benchmarks/training.py
 
 up: $(STAMP) ## start the local stack: Prefect server, worker, MLflow
 	@$(BIN)/retrain up

@@ -12,6 +12,7 @@ QUOTED = {
     "near_duplicates": "docs/measured.md",
     "estimator": "docs/measured.md",
     "dataset": "docs/measured.md",
+    "training": "docs/measured.md",
 }
 
 
