@@ -17,22 +17,6 @@ from tasks.tracked_training import TrackedTraining
 if TYPE_CHECKING:
     from retrain.training.orchestrator import TrainingOrchestrator
 
-# What the orchestrator is made with; everything else is the request's.
-_HOW = (
-    "num_gpus",
-    "mixed_precision",
-    "gradient_accumulation",
-    "checkpoint_minutes",
-    "num_processes",
-    "stall_s",
-    "max_restarts",
-    "supervised",
-    "slice_drop_limit",
-    "keep_best",
-    "checkpoint_mirror",
-    "export",
-)
-
 
 def read_settings(file: Path) -> dict[str, Any]:
     """Training settings of a yaml file such as configs/yolov8n.yaml.
@@ -61,17 +45,19 @@ def orchestrator_for(
         ConfigError: a setting is unknown (names the nearest) or cannot be.
         Unavailable: there are fewer GPUs than asked for.
     """
+    from retrain.training.execution import Execution
     from retrain.training.orchestrator import TrainingOrchestrator
     from retrain.training.request import TrainingRequest
 
-    valid = (*_HOW, "dataset", *(field.name for field in fields(TrainingRequest)))
+    made_with = [field.name for field in fields(Execution)]
+    valid = (*made_with, "dataset", *(field.name for field in fields(TrainingRequest)))
     for key in settings:
         if key not in valid:
             close = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}?" if close else f"valid are {', '.join(sorted(valid))}."
             raise ConfigError(f"Training has no setting {key!r}; {hint}")
-    how = {key: value for key, value in settings.items() if key in _HOW}
-    request = {key: value for key, value in settings.items() if key not in _HOW}
+    how = {key: value for key, value in settings.items() if key in made_with}
+    request = {key: value for key, value in settings.items() if key not in made_with}
     return TrainingOrchestrator(jobs_folder(resources), datasets=resources.datasets_path, **how), request
 
 

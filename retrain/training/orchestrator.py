@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from retrain.errors import ConfigError, Conflict, OutOfMemory, PostConditionFailed, Unavailable
+from retrain.errors import ConfigError, Conflict, OutOfMemory, PostConditionFailed
 from retrain.storage import files
-from retrain.storage.open_blobs import open_blobs
 from retrain.training.checkpoints import CheckpointManager
 from retrain.training.console import quiet
 from retrain.training.dataset_version import with_data_of_version
 from retrain.training.draws import check_shared
+from retrain.training.execution import Execution
 from retrain.training.export.bundle import FORMATS
 from retrain.training.fitting import Clock, FitSettings, Saved, fit, open_checkpoints
 from retrain.training.job import TrainingJob
@@ -35,7 +35,6 @@ from retrain.training.joined import joined
 from retrain.training.launched import Launched, launched_place
 from retrain.training.micro_batches import more_parts
 from retrain.training.place import ALONE, Place
-from retrain.training.precision import checked_precision
 from retrain.training.preflight import run_preflight
 from retrain.training.preflight_report import PreflightReport
 from retrain.training.recorder import OnEpoch
@@ -98,62 +97,25 @@ class TrainingOrchestrator:
         export: Sequence[str] = tuple(FORMATS),
         clock: Clock = time.perf_counter,
     ) -> None:
-        if isinstance(num_gpus, bool) or not isinstance(num_gpus, int) or num_gpus < 0:
-            raise ConfigError(f"num_gpus must be a whole number of at least 0, got {num_gpus!r}.")
-        if num_gpus and num_processes not in {None, num_gpus}:
-            raise ConfigError(
-                f"num_processes is {num_processes}, but every GPU has one process; leave it out beside num_gpus."
-            )
-        if num_processes is not None and num_processes < 1:
-            raise ConfigError(f"num_processes must be at least 1, got {num_processes}.")
-        if gradient_accumulation < 1:
-            raise ConfigError(f"gradient_accumulation must be at least 1, got {gradient_accumulation}.")
-        if checkpoint_minutes is not None and not checkpoint_minutes >= 0:
-            raise ConfigError(f"checkpoint_minutes must be 0 or more, or None, got {checkpoint_minutes}.")
-        if num_gpus > torch.cuda.device_count():
-            raise Unavailable(
-                f"num_gpus is {num_gpus}, but torch sees {torch.cuda.device_count()} on this machine; use at most that "
-                "many, 0 for the CPU."
-            )
+        self._how = Execution(
+            num_gpus=num_gpus,
+            mixed_precision=mixed_precision,
+            gradient_accumulation=gradient_accumulation,
+            checkpoint_minutes=checkpoint_minutes,
+            num_processes=num_processes,
+            supervised=supervised,
+            stall_s=stall_s,
+            max_restarts=max_restarts,
+            slice_drop_limit=slice_drop_limit,
+            keep_best=keep_best,
+            checkpoint_mirror=checkpoint_mirror,
+            export=export,
+        )
         home = environment.home()
         self._work_dir = Path(work_dir or home / "jobs").absolute()
         self._datasets = Path(datasets or home / "datasets").absolute()
-        if not 0 <= slice_drop_limit <= 1:
-            raise ConfigError(f"slice_drop_limit must be in [0, 1], got {slice_drop_limit}.")
-        if isinstance(keep_best, bool) or not isinstance(keep_best, int) or keep_best < 1:
-            raise ConfigError(f"keep_best must be a whole number of at least 1, got {keep_best!r}.")
-        if isinstance(export, str) or not set(export) <= set(FORMATS):
-            raise ConfigError(f"export must be a list of {', '.join(FORMATS)}, or empty, got {export!r}.")
-        self._device = "cuda" if num_gpus else "cpu"
-        self._mixed_precision = checked_precision(mixed_precision, self._device)
-        self._gradient_accumulation = gradient_accumulation
-        self._checkpoint_minutes = checkpoint_minutes
-        # All that is needed to make another like this one.
-        self._made_with = {
-            "num_gpus": num_gpus,
-            "mixed_precision": mixed_precision,
-            "gradient_accumulation": gradient_accumulation,
-            "checkpoint_minutes": checkpoint_minutes,
-            "num_processes": num_processes,
-            "stall_s": stall_s,
-            "max_restarts": max_restarts,
-            "supervised": supervised,
-            "slice_drop_limit": slice_drop_limit,
-            "keep_best": keep_best,
-            "checkpoint_mirror": checkpoint_mirror,
-            "export": export,
-        }
-        self._processes = num_gpus or num_processes or 1
-        self._here = num_gpus or num_processes
-        self._processes = self._here or 1
-        self._supervised = supervised or self._processes > 1
         self._supervisor = Supervisor(stall_s, max_restarts)
-        self._slice_drop_limit = slice_drop_limit
-        self._keep_best = keep_best
-        if checkpoint_mirror is not None:
-            open_blobs(checkpoint_mirror)  # a wrong address is an error now
-        self._checkpoint_mirror = checkpoint_mirror
-        self._releasing = Releasing(self._device, keep_best, tuple(export))
+        self._releasing = Releasing(self._how.device, keep_best, tuple(export))
         self._clock = clock
 
     def train(
@@ -192,7 +154,7 @@ class TrainingOrchestrator:
             return self._run(config, on_epoch or _ignore, ALONE, resume=resume, preflight=preflight)
         self._check_launched(launched)
         # Like those that a supervisor watches: longer than a stall may last.
-        with joined(launched, self._device, self._supervisor.patience_s) as place:
+        with joined(launched, self._how.device, self._supervisor.patience_s) as place:
             told = on_epoch if on_epoch and place.leads else _ignore
             return self._run(config, told, place, resume=resume, preflight=preflight)
 
@@ -224,26 +186,26 @@ class TrainingOrchestrator:
             ConfigError: a setting is unknown or out of range.
             NotFound, BadInput: data or initial weights are missing, so that the job cannot even be named.
         """
-        job, _ = self._job(config, self._processes)
+        job, _ = self._job(config, self._how.processes)
         with quiet():
-            return run_preflight(job, self._device, self._processes, limit_hours)
+            return run_preflight(job, self._how.device, self._how.processes, limit_hours)
 
     def _check_first(self, job: TrainingJob) -> None:
-        if not open_checkpoints(job, self._checkpoint_mirror).positions():
-            report = run_preflight(job, self._device, self._processes)
+        if not open_checkpoints(job, self._how.checkpoint_mirror).positions():
+            report = run_preflight(job, self._how.device, self._how.processes)
             job.write(PREFLIGHT, report.to_json())
             report.raise_if_failed()
 
     def job_id(self, config: Mapping[str, Any]) -> str:
         """The id `train` would use for this configuration."""
-        return self._job(config, self._processes)[0].id
+        return self._job(config, self._how.processes)[0].id
 
     def _check_launched(self, launched: Launched) -> None:
-        started = launched.place.processes // launched.place.nodes
-        if self._here not in {None, started}:
+        started, asked = launched.place.processes // launched.place.nodes, self._how.asked_processes
+        if asked not in {None, started}:
             raise ConfigError(
-                f"{launched.by} started {started} processes on this machine, but {self._here} are asked for by "
-                f"{'num_gpus' if self._device == 'cuda' else 'num_processes'}; make them the same."
+                f"{launched.by} started {started} processes on this machine, but {asked} are asked for by "
+                f"{'num_gpus' if self._how.device == 'cuda' else 'num_processes'}; make them the same."
             )
 
     def _run(
@@ -255,7 +217,7 @@ class TrainingOrchestrator:
         resume: bool,
         preflight: bool,
     ) -> TrainingResult:
-        job, dataset = self._job(config, max(place.processes, self._processes))
+        job, dataset = self._job(config, max(place.processes, self._how.processes))
         jobs = place.gathered(job.id)
         if len(set(jobs)) > 1:
             raise ConfigError(
@@ -269,9 +231,11 @@ class TrainingOrchestrator:
                 if finished is not None:
                     return finished
                 place.led(
-                    lambda: note_start(job, config, dataset, self._made_with, time.time(), resume=resume)
+                    lambda: note_start(job, config, dataset, self._how.to_json(), time.time(), resume=resume)
                 )
                 with failure_noted(job) if place.leads else nullcontext():
+                    if preflight:
+                        place.led(lambda: self._check_first(job))
                     result = self._train(
                         job, dataset, noting(job, on_epoch) if place.leads else on_epoch, place
                     )
@@ -286,13 +250,16 @@ class TrainingOrchestrator:
             config, dataset = with_data_of_version(config, self._datasets, self._work_dir / "selections")
         request = TrainingRequest.of(config)
         check_shared(request.batch_size, processes)
-        if request.sync_batchnorm and (processes == 1 or self._device == "cpu"):
+        if request.sync_batchnorm and (processes == 1 or self._how.device == "cpu"):
             raise ConfigError(
                 f"sync_batchnorm normalises by the images of several GPUs, but {processes} process(es) train on "
-                f"{self._device}; set it to false, or num_gpus to more than one."
+                f"{self._how.device}; set it to false, or num_gpus to more than one."
             )
         job = TrainingJob.of(
-            request, self._work_dir, self._gradient_accumulation, mixed_precision=self._mixed_precision
+            request,
+            self._work_dir,
+            self._how.gradient_accumulation,
+            mixed_precision=self._how.mixed_precision,
         )
         return job, dataset
 
@@ -300,21 +267,21 @@ class TrainingOrchestrator:
         finished = self._releasing.finished(job)
         if finished is not None:
             # Left when the process was killed between the two.
-            open_checkpoints(job, self._checkpoint_mirror).clear()
+            open_checkpoints(job, self._how.checkpoint_mirror).clear()
         return finished
 
     def _train(
         self, job: TrainingJob, dataset: dict[str, str] | None, on_epoch: OnEpoch, place: Place
     ) -> TrainingResult:
-        checkpoints = open_checkpoints(job, self._checkpoint_mirror)
-        saved, threads, precision = place.led(lambda: _begun(job, checkpoints, self._device))
+        checkpoints = open_checkpoints(job, self._how.checkpoint_mirror)
+        saved, threads, precision = place.led(lambda: _begun(job, checkpoints, self._how.device))
         settings = FitSettings(
-            self._device,
+            self._how.device,
             precision,
-            self._checkpoint_minutes,
-            slice_drop_limit=self._slice_drop_limit,
-            keep_best=self._keep_best,
-            checkpoint_mirror=self._checkpoint_mirror,
+            self._how.checkpoint_minutes,
+            slice_drop_limit=self._how.slice_drop_limit,
+            keep_best=self._how.keep_best,
+            checkpoint_mirror=self._how.checkpoint_mirror,
         )
         with reproducible(job.request.seed, threads):
             if saved is not None and saved[0].epoch:
@@ -324,7 +291,7 @@ class TrainingOrchestrator:
 
             def end() -> TrainingResult:
                 resumed_from = None if saved is None else saved[0].epoch
-                processes = max(place.processes, self._processes)
+                processes = max(place.processes, self._how.processes)
                 result = self._releasing.release(
                     job, _finished_state(job, checkpoints), dataset, resumed_from, processes
                 )
@@ -354,7 +321,7 @@ class TrainingOrchestrator:
             else:
                 return
             # Out of the handler, which keeps the failed attempt in memory.
-            images = job.request.batch_size // max(place.processes, self._processes)
+            images = job.request.batch_size // max(place.processes, self._how.processes)
             job.split(more_parts(parts, images, told))
             if place.processes > 1:
                 # The others wait for a batch of this one: only their launcher can start all again.
@@ -376,7 +343,7 @@ class TrainingOrchestrator:
         on_epoch: OnEpoch,
         place: Place,
     ) -> None:
-        if place.processes > 1 or not self._supervised:
+        if place.processes > 1 or not self._how.watched:
             fit(job, settings, saved, checkpoints if place.leads else None, on_epoch, self._clock, place)
             return
         reported = set() if saved is None else {saved[0].epoch}
@@ -386,7 +353,7 @@ class TrainingOrchestrator:
                 reported.add(report.epoch)
                 on_epoch(report)
 
-        self._supervisor.run(job, settings, self._processes, report_new)
+        self._supervisor.run(job, settings, self._how.processes, report_new)
 
 
 def _finished_state(job: TrainingJob, checkpoints: CheckpointManager) -> dict[str, Any]:

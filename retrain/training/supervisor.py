@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from retrain import environment, errors
-from retrain.errors import ConfigError, PostConditionFailed, RetrainError
+from retrain.errors import PostConditionFailed, RetrainError
 from retrain.storage import files
 from retrain.training.fitting import FitSettings
 from retrain.training.job import TrainingJob
@@ -48,12 +48,6 @@ class Supervisor:
 
     stall_s: float
     max_restarts: int
-
-    def __post_init__(self) -> None:
-        if not self.stall_s > 0:
-            raise ConfigError(f"stall_s must be a number of seconds above 0, got {self.stall_s!r}.")
-        if self.max_restarts < 0:
-            raise ConfigError(f"max_restarts must be at least 0, got {self.max_restarts!r}.")
 
     @property
     def patience_s(self) -> float:
