@@ -284,6 +284,11 @@ class Training(Section):
     flip: Fraction = 0.0
     """Probability of a horizontal flip; 0 where left and right differ in meaning, as for digits."""
     seed: Integer = 0
+    workers: Annotated[Integer, Field(ge=0)] = 0
+    """Processes that load training images; 0 loads them in the training process."""
+    cache: Literal["auto", "ram", "none"] = "auto"
+    """`ram` keeps all images decoded in memory, `none` reads each whenever it is drawn, `auto` keeps them where they take at
+    most half of what is free; the weights are the same."""
     preflight: Switch = True
     """Before a training: are the labels sane, does the model learn a few images, do memory and disk suffice?"""
     warm_start: Switch = True

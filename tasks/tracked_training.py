@@ -10,7 +10,7 @@ from retrain.mlflow_integration.run import TrackedRun
 from retrain.training.result import EpochReport, TrainingResult
 
 # No other training when they change.
-_PLACES = frozenset({"train_data", "val_data", "initial_weights"})
+_UNIMPORTANT = frozenset({"train_data", "val_data", "initial_weights", "threads", "workers", "cache"})
 
 
 class TrackedTraining:
@@ -24,7 +24,7 @@ class TrackedTraining:
 
     def __init__(self, run: TrackedRun, what: str, settings: Mapping[str, Any]) -> None:
         self._run = run
-        run.log_params({key: value for key, value in settings.items() if key not in _PLACES})
+        run.log_params({key: value for key, value in settings.items() if key not in _UNIMPORTANT})
         self._artifact = create_progress_artifact(progress=0.0, description=what)
 
     def epoch(self, report: EpochReport) -> None:

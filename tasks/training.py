@@ -85,6 +85,8 @@ def training_settings(config: RetrainConfig, *, fresh: bool) -> dict[str, Any]:
         "sampling": "balanced" if config.dataset.balance_classes else "uniform",
         **_augmentation(config),
         "seed": settings.seed,
+        "workers": settings.workers,
+        "cache": settings.cache,
     }
 
 

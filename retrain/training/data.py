@@ -14,6 +14,7 @@ from retrain.training.drawn_images import DrawnImages
 from retrain.training.draws import EpochBatches, check_shared
 from retrain.training.job import TrainingJob
 from retrain.training.labelled_images import LabelledImages
+from retrain.training.memory import free_bytes
 from retrain.training.ultralytics_parts import IterableSimpleNamespace, get_cfg
 
 
@@ -50,7 +51,7 @@ class DetectionData:
         rank: of this process, given and not read from the environment, where Lightning and Ultralytics disagree.
         processes: that train together; each is given its part of every batch.
         on_progress: called for each image that is read.
-        cache: keep all images in memory; without, each is decoded when it is drawn.
+        cache: keep images in memory as the request says; without, each is decoded when it is drawn.
     """
 
     def __init__(
@@ -64,7 +65,8 @@ class DetectionData:
         cache: bool = True,
     ) -> None:
         request = job.request
-        self._cache = "ram" if cache else False
+        self._cache = "ram" if cache and request.cache != "none" else False
+        self._processes = processes
         check_shared(request.batch_size, processes)
         self.arguments = trainer_arguments(job)
         self.classes = request.classes
@@ -104,13 +106,11 @@ class DetectionData:
         settings = self._settings(self._request.train_data, augment=False)
         return LabelledImages(**{**settings, "rect": False, "pad": 0.0, "cache": False})
 
-    def cached_bytes(self) -> int:
-        """Of all images as the cache holds them: the longer side is the image size, three bytes a pixel."""
-        size, total = self._request.image_size, 0
-        for height, width in (*self.training_images.shapes, *self.validation_images.shapes):
-            scale = size / max(height, width)
-            total += min(round(height * scale), size) * min(round(width * scale), size) * 3
-        return total
+    @property
+    def cache(self) -> str:
+        """`ram` if all images are kept in memory, else `none`."""
+        kept = self.training_images.cache == self.validation_images.cache == "ram"
+        return "ram" if kept else "none"
 
     def _dataset(self, places: Sequence[Path], *, augment: bool) -> LabelledImages:
         request, settings = self._request, self._settings(places, augment=augment)
@@ -128,6 +128,7 @@ class DetectionData:
             "hyp": self.arguments,
             "rect": not augment,
             "cache": self._cache,
+            "cache_limit": cache_limit(request.cache, self._processes),
             "stride": 32,
             "pad": 0.0 if augment else 0.5,
             "task": "detect",
@@ -172,6 +173,14 @@ class DetectionData:
             raise ConfigError(
                 f"{self.images} images in batches of {batch} leave one image; change batch_size."
             )
+
+
+def cache_limit(cache: str, processes: int) -> int | None:
+    """Bytes that the images of one split may take in each process; None is any number.
+
+    Half of what is free is left to whatever else runs.
+    """
+    return free_bytes("cpu") // 2 // processes if cache == "auto" else None
 
 
 def trainer_arguments(job: TrainingJob) -> IterableSimpleNamespace:

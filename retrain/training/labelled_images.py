@@ -19,6 +19,16 @@ _READERS = 4
 T = TypeVar("T")
 
 
+class _NoFile:
+    """In the place of a path."""
+
+    def exists(self) -> bool:
+        return False
+
+
+_NO_FILE = _NoFile()
+
+
 class LabelledImages(YOLODataset):
     """Ultralytics' dataset over any mix of data folders and selection files.
 
@@ -30,14 +40,23 @@ class LabelledImages(YOLODataset):
     epoch = 0
     """Of the training, from 0."""
 
-    def __init__(self, *, on_progress: Callable[[], None] = lambda: None, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        on_progress: Callable[[], None] = lambda: None,
+        cache_limit: int | None = None,
+        **settings: Any,
+    ) -> None:
         """Read all labels, and cache all images if `settings`, which are Ultralytics', say so.
 
         Args:
             on_progress: called for each image read, so that a long start is not taken for a stall.
+            cache_limit: bytes; images that would take more are read whenever they are drawn.
         """
-        self._on_progress = on_progress
+        self._on_progress, self._cache_limit = on_progress, cache_limit
         super().__init__(**settings)
+        # Decoded copies that another program left beside the images are not the images.
+        self.npy_files = [_NO_FILE] * self.ni
         # Not needed by the loader processes, which cannot be given every function.
         del self._on_progress
 
@@ -75,9 +94,20 @@ class LabelledImages(YOLODataset):
             self.ims[i] = self.im_hw0[i] = self.im_hw[i] = None
         return loaded
 
+    @property
+    def cached_bytes(self) -> int:
+        """Of all images as the cache holds them: the longer side is the image size, three bytes a pixel."""
+        size, total = self.imgsz, 0
+        for height, width in self.shapes:
+            scale = size / max(height, width)
+            total += min(round(height * scale), size) * min(round(width * scale), size) * 3
+        return total
+
     def check_cache_ram(self, safety_margin: float = 1.0) -> bool:
-        """True: whether images fit in memory was decided before, without drawing from any generator."""
-        return True
+        """Whether images are kept; unlike Ultralytics' own guess it draws from no generator."""
+        if self._cache_limit is not None and self.cached_bytes > self._cache_limit:
+            self.cache = None
+        return self.cache is not None
 
     def cache_images(self) -> None:
         """Decode all images now, without the progress bar that cannot be switched off."""

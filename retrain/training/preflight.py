@@ -69,7 +69,7 @@ def _with_data(
     limit_s = max(_AT_LEAST_S, _SHARE * 3600 * duration.figures.get("hours", 0.0))
     return [
         check_overfit(probe, limit_s, clock),
-        check_memory(cost, data, device, processes, free),
+        check_memory(cost, job, data, device, processes, free),
         duration,
         check_disk(cost, job.folder.parent),
     ]

@@ -137,6 +137,7 @@ def _resolved(job: TrainingJob, data: DetectionData, device: str) -> dict[str, A
         "mixed_precision": job.mixed_precision,
         "device": device,
         "threads": job.threads(),
+        "cache": data.cache,
         "images": data.images,
         "batches": len(data.train),
         "torch": torch.__version__,

@@ -30,7 +30,8 @@ AUGMENTATIONS = {
     "hsv_v": 0.4,
 }
 SAMPLINGS = ("uniform", "balanced")
-_WHERE = ("train_data", "val_data", "initial_weights", "threads", "workers")
+CACHES = ("auto", "ram", "none")
+_WHERE = ("train_data", "val_data", "initial_weights", "threads", "workers", "cache")
 # Not named where they have the value that was the only one before there was a choice, so that jobs keep their names.
 _NEWER: Mapping[str, Any] = {
     "sampling": "uniform",
@@ -84,6 +85,8 @@ class TrainingRequest:
         freeze: indices of layers that do not change.
         threads: CPU threads; None is all cores, fixed when the job starts.
         workers: processes that load images; 0 loads in the training process.
+        cache: `ram` keeps all images decoded in memory, `none` reads them whenever they are drawn, `auto` keeps them
+            where they take at most half of what is free. The weights are the same.
     """
 
     train_data: tuple[Path, ...]
@@ -123,6 +126,7 @@ class TrainingRequest:
     freeze: tuple[int, ...] = ()
     threads: int | None = None
     workers: int = 0
+    cache: str = "auto"
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "TrainingRequest":
@@ -367,4 +371,5 @@ _PARSERS: dict[str, _Parser] = {
     "freeze": _layers,
     "threads": _optional(_integer(1)),
     "workers": _integer(0),
+    "cache": _choice(CACHES),
 }

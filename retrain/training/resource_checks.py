@@ -4,8 +4,9 @@ import math
 import shutil
 from pathlib import Path
 
-from retrain.training.data import DetectionData
+from retrain.training.data import DetectionData, cache_limit
 from retrain.training.job import TrainingJob
+from retrain.training.labelled_images import LabelledImages
 from retrain.training.memory import free_bytes, gibibytes
 from retrain.training.preflight_report import Check
 from retrain.training.step_cost import StepCost
@@ -18,13 +19,18 @@ _RELEASE = 2 + 0.5 + 1
 _MODELS_IN_CHECKPOINT = 4
 
 
-def check_memory(cost: StepCost, data: DetectionData, device: str, processes: int, free: int) -> Check:
+def check_memory(
+    cost: StepCost, job: TrainingJob, data: DetectionData, device: str, processes: int, free: int
+) -> Check:
     """Peak of a step with the averaged weights, and the cache of images, against what is free.
 
     Args:
         free: bytes on the device before the step was measured.
     """
-    cache = data.cached_bytes() * processes
+    cache = processes * sum(
+        _kept_bytes(images, job.request.cache, processes)
+        for images in (data.training_images, data.validation_images)
+    )
     training = cost.peak_bytes + cost.model_bytes
     on_host = free_bytes("cpu") if device == "cuda" else free
     wanted_on_host = cache + (0 if device == "cuda" else training * processes)
@@ -45,12 +51,19 @@ def check_memory(cost: StepCost, data: DetectionData, device: str, processes: in
         short.append(
             f"{gibibytes(cache)} of cached images"
             + ("" if device == "cuda" else f" and {gibibytes(training)} a process")
-            + f" do not fit into {gibibytes(on_host)}: lower image_size or batch_size, or use fewer images or processes"
+            + f" do not fit into {gibibytes(on_host)}: set cache to 'none', lower image_size or batch_size, or use "
+            "fewer processes"
         )
     said = (
         f"A step takes {gibibytes(training)}, cached images {gibibytes(cache)}; {gibibytes(free)} are free."
     )
     return Check("memory", not short, "; ".join(short) or said, figures)
+
+
+def _kept_bytes(images: LabelledImages, cache: str, processes: int) -> int:
+    limit = cache_limit(cache, processes)
+    needed = images.cached_bytes
+    return 0 if cache == "none" or (limit is not None and needed > limit) else needed
 
 
 def check_time(

@@ -256,7 +256,8 @@ def training_job(resources: Resources, patch: pytest.MonkeyPatch, *, fine_tune: 
             self.settings = settings
 
         def train(self, request: Mapping[str, Any], on_epoch: Any, *, preflight: bool) -> None:
-            raise Handed(self.settings, TrainingRequest.of(request).identity(), preflight)
+            asked = TrainingRequest.of(request)
+            raise Handed(self.settings, asked.identity(), asked.workers, asked.cache, preflight)
 
     module = SimpleNamespace(TrainingOrchestrator=Trainer)
     patch.setitem(sys.modules, "retrain.training.orchestrator", module)
@@ -494,6 +495,8 @@ CASES: dict[str, Case] = {
     "training.mosaic": Case(0.0, training_job),
     "training.flip": Case(0.5, training_job),
     "training.seed": Case(1, training_job),
+    "training.workers": Case(2, training_job),
+    "training.cache": Case("none", training_job),
     "training.preflight": Case(False, training_job),
     "training.fine_tune_epochs": Case(7, fine_tuning_job),
     "training.fine_tune_learning_rate": Case(0.01, fine_tuning_job),
