@@ -287,8 +287,8 @@ class Training(Section):
     workers: Annotated[Integer, Field(ge=0)] = 0
     """Processes that load training images; 0 loads them in the training process."""
     cache: Literal["auto", "ram", "none"] = "auto"
-    """`ram` keeps all images decoded in memory, `none` reads each whenever it is drawn, `auto` keeps them where they take at
-    most half of what is free; the weights are the same."""
+    """`ram` keeps all images decoded in memory, `none` reads each whenever it is drawn, `auto` keeps them where they
+    take at most half of what is free; the weights are the same."""
     preflight: Switch = True
     """Before a training: are the labels sane, does the model learn a few images, do memory and disk suffice?"""
     warm_start: Switch = True

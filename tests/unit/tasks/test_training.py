@@ -68,7 +68,8 @@ def hand_over(tmp_path, monkeypatch):
         initial = publish(resources, "champion") if champion else None
         trainer = MagicMock()
 
-        def one_epoch(_, on_epoch):
+        def one_epoch(_, on_epoch, *, preflight):
+            assert preflight
             on_epoch(EPOCH)
             raise HandedOver
 
