@@ -38,6 +38,8 @@ class TrackedTraining:
             for name, score in report.slices.items()
         }
         metrics |= {"lr": report.lr, "epoch_seconds": report.seconds, "images_per_s": report.images_per_s}
+        metrics |= {"batch_seconds": report.batch_seconds}
+        metrics |= {f"system/{name}": value for name, value in report.usage.items()}
         self._run.log_metrics(metrics, step=report.epoch)
         update_progress_artifact(self._artifact, progress=100.0 * report.epoch / report.epochs)  # type: ignore[arg-type]
 

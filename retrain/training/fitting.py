@@ -23,6 +23,7 @@ from retrain.training.precision import lightning_precision
 from retrain.training.recorder import EpochRecorder, OnEpoch
 from retrain.training.resolved import ReadBack
 from retrain.training.result import EpochReport
+from retrain.training.usage import Usage
 from retrain.training.validation import Validation
 
 Saved = tuple[Position, dict[str, Any]]
@@ -122,6 +123,7 @@ def fit(
         score_start=partial(validation.score, on_batch=on_progress) if request.initial_weights else None,
         slice_drop_limit=settings.slice_drop_limit,
         best_models=best_models,
+        usage=Usage(settings.device, clock),
     )
     read_back = ReadBack(
         job, data, place, first.epoch, settings.device, settings.precision, fresh=state is None

@@ -14,6 +14,7 @@ from retrain.training.ema import MovingAverage
 from retrain.training.result import EpochReport, SliceScore
 from retrain.training.slices import regressions
 from retrain.training.ultralytics_parts import DetectionModel
+from retrain.training.usage import Usage
 from retrain.training.validation import Scores
 
 OnEpoch = Callable[[EpochReport], None]
@@ -35,6 +36,7 @@ class EpochRecorder(Callback):
         score_start: scores the model that training starts from, the reference of its slices; None: there is none.
         best_models: is offered every epoch; None keeps none but the best, in the checkpoint.
         slice_drop_limit: a slice that falls below the reference by more than this is reported.
+        usage: of this machine; its figures go into each report.
     """
 
     def __init__(
@@ -52,7 +54,9 @@ class EpochRecorder(Callback):
         score_start: Callable[[DetectionModel], Scores] | None = None,
         best_models: BestModels | None = None,
         slice_drop_limit: float = 0.05,
+        usage: Usage,
     ) -> None:
+        self._usage = usage
         self._checkpoints, self._average, self._stopping = checkpoints, average, stopping
         self._epochs, self._batch_size = epochs, batch_size
         self._every_s = every_s
@@ -74,6 +78,7 @@ class EpochRecorder(Callback):
 
     def on_train_epoch_start(self, *_: Any) -> None:
         self._started = self._saved = self._clock()
+        self._usage.start()
         self._batches = 0
 
     def on_train_batch_end(
@@ -82,6 +87,7 @@ class EpochRecorder(Callback):
         if not batch:
             return
         self._batches += 1
+        self._usage.batch()
         last = batch_idx + 1 == trainer.num_training_batches
         if self._every_s is None or self._checkpoints is None or last:
             return
@@ -93,6 +99,7 @@ class EpochRecorder(Callback):
 
     def on_validation_start(self, *_: Any) -> None:
         self._trained = self._clock()
+        self._used = self._usage.read()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         report = self._report(pl_module)
@@ -137,6 +144,8 @@ class EpochRecorder(Callback):
             lr=module.learning_rate,
             seconds=seconds[-1],
             images_per_s=self._batches * self._batch_size / max(self._trained - self._started, 1e-9),
+            batch_seconds=(self._trained - self._started) / max(self._batches, 1),
+            usage=self._used,
             eta_s=sum(seconds) / len(seconds) * (self._epochs - epoch),
             regressions=tuple(regressions(self._reference or {}, scores.slices, self._slice_drop_limit)),
         )

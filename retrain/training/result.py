@@ -41,6 +41,8 @@ class EpochReport:
         lr: learning rate of weights in the last batch.
         seconds: training and validation together.
         images_per_s: training images per second, validation not counted.
+        batch_seconds: mean time of a training batch, loading included.
+        usage: of the leading process's machine while it trained, see `retrain.training.usage`.
         eta_s: expected seconds for the remaining epochs.
         slices: scores of parts of the validation images: `class/<name>`, and `camera/<name>` where they name one.
         regressions: slices that score worse than the model that training started from did, the greatest drop first;
@@ -58,6 +60,8 @@ class EpochReport:
     seconds: float
     images_per_s: float
     eta_s: float
+    batch_seconds: float = 0.0
+    usage: Mapping[str, float] = field(default_factory=dict)
     slices: Mapping[str, SliceScore] = field(default_factory=dict)
     regressions: Sequence[Regression] = ()
 
