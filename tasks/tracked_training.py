@@ -62,6 +62,8 @@ class TrackedTraining:
         )
         # A second set beside what was asked for, so that a difference would be seen.
         self._run.log_params({f"resolved/{key}": value for key, value in result.resolved.items()})
+        if (pictures := result.model_folder.parent / "pictures").is_dir():
+            self._run.log_artifact(pictures, "pictures")
         model_uri = self._run.log_model(result.model_folder)
         self._run.finish()
         return model_uri

@@ -30,6 +30,7 @@ def train(
             gradient_accumulation=settings.gradient_accumulation,
             checkpoint_mirror=resources.blobs_url if settings.mirror_checkpoints else None,
             export=settings.export,
+            pictures=True,
             supervised=settings.supervised,
             stall_s=settings.stall_s,
         )

@@ -56,7 +56,7 @@ def orchestrator_for(
             close = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}?" if close else f"valid are {', '.join(sorted(valid))}."
             raise ConfigError(f"Training has no setting {key!r}; {hint}")
-    how = {key: value for key, value in settings.items() if key in made_with}
+    how = {"pictures": True} | {key: value for key, value in settings.items() if key in made_with}
     request = {key: value for key, value in settings.items() if key not in made_with}
     return TrainingOrchestrator(jobs_folder(resources), datasets=resources.datasets_path, **how), request
 

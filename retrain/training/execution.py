@@ -33,6 +33,7 @@ class Execution:
     keep_best: int = 1
     checkpoint_mirror: str | None = None
     export: Sequence[str] = tuple(FORMATS)
+    pictures: bool = False
 
     def __post_init__(self) -> None:
         if not _whole(self.num_gpus, 0):

@@ -87,6 +87,10 @@ class TrainingJob:
         return self.folder / "best"
 
     @property
+    def pictures(self) -> Path:
+        return self.folder / "pictures"
+
+    @property
     def lock(self) -> Path:
         """Beside the folder, so that the folder can be removed while it is held."""
         return lock_of(self.folder)

@@ -76,6 +76,8 @@ class TrainingOrchestrator:
         checkpoint_mirror: folder or `s3://<bucket>/<prefix>` that checkpoints are copied to, so that another machine
             can go on from there.
         export: formats that the model is written in beside its own: `pt` for Ultralytics, `onnx`.
+        pictures: draw how the training went, precision over recall, and some validation images with what was found, in
+            the job's folder `pictures`.
         clock: seconds, for durations only.
     """
 
@@ -95,6 +97,7 @@ class TrainingOrchestrator:
         keep_best: int = 1,
         checkpoint_mirror: str | None = None,
         export: Sequence[str] = tuple(FORMATS),
+        pictures: bool = False,
         clock: Clock = time.perf_counter,
     ) -> None:
         self._how = Execution(
@@ -110,12 +113,13 @@ class TrainingOrchestrator:
             keep_best=keep_best,
             checkpoint_mirror=checkpoint_mirror,
             export=export,
+            pictures=pictures,
         )
         home = environment.home()
         self._work_dir = Path(work_dir or home / "jobs").absolute()
         self._datasets = Path(datasets or home / "datasets").absolute()
         self._supervisor = Supervisor(stall_s, max_restarts)
-        self._releasing = Releasing(self._how.device, keep_best, tuple(export))
+        self._releasing = Releasing(self._how.device, keep_best, tuple(export), pictures)
         self._clock = clock
 
     def train(

@@ -17,6 +17,7 @@ from retrain.training.export.bundle import bundle
 from retrain.training.job import TrainingJob
 from retrain.training.job_files import RESOLVED, RESULT, plain
 from retrain.training.model import build_model
+from retrain.training.pictures import draw_curves, draw_epochs, draw_samples
 from retrain.training.result import EpochReport, KeptModel, TrainingResult
 from retrain.training.ultralytics_parts import ULTRALYTICS_VERSION
 from retrain.training.validation import Validation
@@ -33,11 +34,13 @@ class Releasing:
         device: that scores the model again.
         keep_best: how many of the best epochs keep their weights.
         export: formats beside its own that the model is written in.
+        pictures: draw how the training went and what the model sees.
     """
 
     device: str
     keep_best: int
     export: tuple[str, ...]
+    pictures: bool
 
     def finished(self, job: TrainingJob) -> TrainingResult | None:
         """The result of a finished job; None where there is none, or its model is damaged and has to be made again."""
@@ -83,7 +86,12 @@ class Releasing:
         digest = write_model_folder(
             job.model_folder, StoredModel(architecture, request.classes, request.image_size, state["best"])
         )
-        self._verify(job, Validation(data, job.folder), best)
+        validation = Validation(data, job.folder)
+        detector = self._verified(job, validation, best)
+        if self.pictures:
+            draw_epochs(reports, job.pictures)
+            draw_curves(validation.curves(), job.pictures)
+            draw_samples(detector, data.validation_images, job.pictures)
         resolved = {**_resolved(job, data, self.device), "processes": processes, "dataset": dataset}
         result = TrainingResult(
             job_id=job.id,
@@ -114,7 +122,7 @@ class Releasing:
         score = job.request.stopping.score
         return [KeptModel(one.epoch, score(one.score), job.best_models / one.file_name) for one in kept]
 
-    def _verify(self, job: TrainingJob, validation: Validation, best: EpochReport) -> None:
+    def _verified(self, job: TrainingJob, validation: Validation, best: EpochReport) -> Detector:
         """The folder, loaded as serving loads it, is the model that was validated."""
         model = StoredModel.read(job.model_folder).build().to(self.device)
         measured = validation.score(model).map50_95
@@ -124,7 +132,9 @@ class Releasing:
                 f"{job.model_folder} scores map50_95 {measured:.4f} on the validation images, but epoch {best.epoch} "
                 f"scored {best.map50_95:.4f}; the data or the machine changed since."
             )
-        Detector.load(job.model_folder, self.device).warm_up()
+        detector = Detector.load(job.model_folder, self.device)
+        detector.warm_up()
+        return detector
 
 
 def _resolved(job: TrainingJob, data: DetectionData, device: str) -> dict[str, Any]:

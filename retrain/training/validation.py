@@ -6,8 +6,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
+from retrain.boxes import FloatArray
 from retrain.detector import NO_TIME_LIMIT
 from retrain.training.data import DetectionData
 from retrain.training.place import ALONE, Place
@@ -41,6 +43,13 @@ class Scores(NamedTuple):
     recall: float
     slices: Mapping[str, SliceScore] = {}
     """See `slice_scores`."""
+
+
+class PrecisionRecall(NamedTuple):
+    """Precision of each class, by name, at the same recalls, shape (1000,); at IoU 0.5."""
+
+    recall: FloatArray
+    precision: dict[str, FloatArray]
 
 
 class Validation:
@@ -92,6 +101,12 @@ class Validation:
         self._validator.get_stats()
         box = self._validator.metrics.box
         return Scores(float(box.map50), float(box.map), float(box.mp), float(box.mr), slices)
+
+    def curves(self) -> PrecisionRecall:
+        """Of what was scored last; without a class that the images do not show."""
+        box = self._validator.metrics.box
+        names = [self._data.classes[int(index)] for index in box.ap_class_index]
+        return PrecisionRecall(np.asarray(box.px), dict(zip(names, np.asarray(box.prec_values), strict=True)))
 
     def score(self, model: DetectionModel, on_batch: Callable[[], None] = lambda: None) -> Scores:
         """Over all validation images; several processes have to call it together."""
