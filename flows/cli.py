@@ -212,21 +212,11 @@ def cycle_list(config: ConfigFile = None) -> None:
 
 @cycle_app.command("show")
 def cycle_show(cycle_id: str, config: ConfigFile = None) -> None:
-    """The stages of a cycle that are proven done, and its outcome."""
-    from rich.console import Console
-    from rich.pretty import Pretty
-    from rich.table import Table
+    """The stages of a cycle that are proven done, what it trained on again, and its outcome."""
+    from flows.cycle_view import show_cycle
+    from flows.training_view import output
 
-    from retrain.cycle import read_cycle, stage_records
-
-    state, console = _resources(config).state, Console()
-    cycle = read_cycle(state, cycle_id)
-    table = Table("stage", "finished (UTC)", "seconds", box=None, pad_edge=False)
-    for record in stage_records(state, cycle_id):
-        table.add_row(record.stage, _utc(record.finished_at), f"{record.finished_at - record.started_at:.1f}")
-    console.print(f"{cycle.id}: {cycle.status}, {cycle.attempts} attempts")
-    console.print(table)
-    console.print(Pretty(cycle.outcome))
+    show_cycle(_resources(config).state, cycle_id, output())
 
 
 @cycle_app.command("verify")

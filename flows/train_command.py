@@ -13,6 +13,7 @@ from flows.training_view import follow
 from retrain.config import RetrainConfig
 from retrain.errors import ConfigError, Conflict
 from retrain.training.jobs import JobState, JobStatus, TrainingJobs
+from retrain.training.preflight_report import Check
 from tasks.resources import Resources
 from tasks.training import training_settings
 from tasks.training_job import jobs_folder, orchestrator_for, read_settings
@@ -85,9 +86,15 @@ def check(resources: Resources, settings: dict[str, Any], console: Console) -> N
     report = orchestrator.preflight(request)
     table = Table("check", "", "found", box=None, pad_edge=False)
     for one in report.checks:
-        table.add_row(one.name, "[green]good[/green]" if one.ok else "[red]bad[/red]", Text(one.said))
+        table.add_row(one.name, _verdict(one), Text(" ".join(filter(None, (one.said, one.warning)))))
     console.print(table)
     report.raise_if_failed()
+
+
+def _verdict(check: Check) -> Text:
+    if not check.ok:
+        return Text("bad", style="red")
+    return Text("look", style="yellow") if check.warning else Text("good", style="green")
 
 
 def _until(over: threading.Event, jobs: TrainingJobs, job_id: str) -> Iterator[JobStatus]:

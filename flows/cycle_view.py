@@ -1,0 +1,44 @@
+"""How one retraining cycle looks in a terminal."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.pretty import Pretty
+from rich.table import Table
+from rich.text import Text
+
+from retrain.cycle import read_cycle, stage_records
+from retrain.storage.state import StateStore
+
+
+def show_cycle(state: StateStore, cycle_id: str, console: Console) -> None:
+    """Its stages, which older images it trained on again, and its outcome.
+
+    Raises:
+        NotFound: there is no such cycle.
+    """
+    cycle, records = read_cycle(state, cycle_id), stage_records(state, cycle_id)
+    table = Table("stage", "finished (UTC)", "seconds", box=None, pad_edge=False)
+    for record in records:
+        finished = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record.finished_at))
+        table.add_row(record.stage, finished, f"{record.finished_at - record.started_at:.1f}")
+    console.print(f"{cycle.id}: {cycle.status}, {cycle.attempts} attempts")
+    console.print(table)
+    for record in records:
+        if record.stage == "layout" and record.output.get("replay", {}).get("rows"):
+            console.print(replay_table(record.output["replay"]))
+    console.print(Pretty(cycle.outcome))
+
+
+def replay_table(replay: Mapping[str, Any]) -> Table:
+    """Of each class at each camera, how many older images there are and how many are trained on again.
+
+    Args:
+        replay: `columns` and `rows`, as the stage `layout` records them.
+    """
+    table = Table(*replay["columns"], box=None, pad_edge=False)
+    for row in replay["rows"]:
+        table.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))
+    return table

@@ -1,0 +1,44 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from flows.cycle_view import show_cycle
+from retrain.cycle import open_cycle
+from retrain.storage.leases import LeaseManager
+from retrain.storage.state import open_state
+
+COLUMNS = ["label", "camera", "old", "replayed"]
+
+
+@pytest.fixture
+def shown(tmp_path):
+    """What is printed of a cycle whose layout recorded this replay."""
+
+    def show(rows):
+        state = open_state(f"sqlite:///{tmp_path / 'state.db'}")
+        with LeaseManager(state).acquire("cycle-m", 30) as lease:
+            cycle = open_cycle(state, "m", "m-samples-1", "c", lease)
+            replay = {"columns": COLUMNS, "rows": rows}
+            cycle.stage("layout", {}, lambda: {"train": ["a"], "val": "b", "replay": replay})
+        printed = io.StringIO()
+        show_cycle(state, cycle.id, Console(file=printed, width=200))
+        state.close()
+        return [line.split() for line in printed.getvalue().splitlines()]
+
+    return show
+
+
+def test_a_cycle_shows_what_it_trained_on_again_per_class_and_camera(shown):
+    lines = shown([["person", "gate-3", 40, 32], ["no object", None, 10, 1]])
+
+    assert COLUMNS in lines
+    assert ["person", "gate-3", "40", "32"] in lines
+    assert ["no", "object", "-", "10", "1"] in lines
+
+
+def test_a_first_cycle_has_nothing_to_train_on_again(shown):
+    lines = shown([])
+
+    assert COLUMNS not in lines
+    assert ["layout"] in [line[:1] for line in lines]
