@@ -97,9 +97,14 @@ def measure(work: Path, seeds: Sequence[int], epochs: int, image_size: int) -> d
     )
     default = {"seed": seeds[0], "ours": ours, "theirs": theirs, "parity": parity(ours, theirs)}
     config = {**recipe, "seed": seeds[0]}
-    full, reduced = steps.side_by_side(
-        training("ours", config), training("ours", config, ours={"mixed_precision": True})
-    )
+    faster = {
+        "bfloat16": steps.side_by_side(
+            training("ours", config, ours={"mixed_precision": True}), training("ours", config)
+        ),
+        "channels_last": steps.side_by_side(
+            training("ours", {**config, "channels_last": True}), training("ours", config)
+        ),
+    }
     loading = {f"{workers} workers": load(steps, {**config, "workers": workers}) for workers in (0, 2)}
     return {
         "machine": {
@@ -118,7 +123,10 @@ def measure(work: Path, seeds: Sequence[int], epochs: int, image_size: int) -> d
         "recipe": pairs,
         "default_recipe": default,
         "targets": targets(pairs),
-        "bf16": {"float32": full, "bfloat16": reduced, "cpu_ratio": ratio("cpu_s", reduced, full)},
+        "faster": {
+            name: {"with": one, "without": other, "cpu_ratio": ratio("cpu_s", one, other)}
+            for name, (one, other) in faster.items()
+        },
         "loading": loading,
         **gpu(steps, recipe),
     }
@@ -361,13 +369,13 @@ def markdown(result: Mapping[str, Any]) -> str:
     for name, one in result["targets"].items():
         missed = "" if one["met"] else " (**missed**)"
         lines.append(f"| {name} | {one['value']:.3g}{missed} | at most {one['at_most']:g} |")
-    reduced = result["bf16"]
-    last = [reduced[name]["epochs"][-1]["map50"] for name in ("bfloat16", "float32")]
     lines.append("")
-    lines.append(
-        f"bfloat16 beside float32, ours: {reduced['cpu_ratio']:.2f} x the processor time; mAP50 {last[0]:.3f} and "
-        f"{last[1]:.3f} after the last epoch."
-    )
+    for name, found in result["faster"].items():
+        last = [found[which]["epochs"][-1]["map50"] for which in ("with", "without")]
+        lines.append(
+            f"Ours with {name}: {found['cpu_ratio']:.2f} x the processor time of without; mAP50 {last[0]:.3f} and "
+            f"{last[1]:.3f} after the last epoch."
+        )
     for workers, found in result["loading"].items():
         ours, theirs = found["ours"], found["theirs"]
         lines.append(

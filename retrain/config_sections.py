@@ -268,6 +268,8 @@ class Training(Section):
     stall_s: Seconds = 600.0
     """Without progress for so long, a watched training is taken to hang."""
     mixed_precision: Switch = False
+    channels_last: Switch = False
+    """Keep the channels of a pixel side by side in memory, which convolutions are often faster with."""
     gradient_accumulation: Positive = 1
     """Batches per optimiser step."""
     batch_size: Positive = 16

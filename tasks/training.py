@@ -79,6 +79,7 @@ def training_settings(config: RetrainConfig, *, fresh: bool) -> dict[str, Any]:
         "learning_rate": settings.learning_rate if fresh else settings.fine_tune_learning_rate,
         "batch_size": settings.batch_size,
         "sync_batchnorm": settings.sync_batchnorm,
+        "channels_last": settings.channels_last,
         "optimizer": settings.optimizer,
         "scheduler": settings.scheduler,
         "image_size": settings.image_size,

@@ -6,6 +6,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -88,6 +89,9 @@ def fit(
     first, state = saved or (Position(0), None)
     if state is not None:
         model.load_state_dict(state["model"])
+    if request.channels_last:
+        # Images need not be: a convolution gives what its weights are in.
+        model.to(memory_format=torch.channels_last)
     average = MovingAverage(state["average"] if state else None)
     reports = [EpochReport.from_json(report) for report in state["reports"]] if state else []
     history = [stopping.metric_of(report) for report in reports]

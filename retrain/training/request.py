@@ -38,6 +38,7 @@ _NEWER: Mapping[str, Any] = {
     "augmentation_pipeline": (),
     "clip_norm": 10.0,
     "sync_batchnorm": False,
+    "channels_last": False,
     "stop_metric": "map50_95",
     "min_delta": 0.0,
     "onecycle_peak": None,
@@ -72,6 +73,8 @@ class TrainingRequest:
         warmup_epochs: 0 where the scheduler warms up by itself (onecycle).
         clip_norm: gradients of a greater norm are scaled down to it; None leaves them.
         sync_batchnorm: normalise by the images of all GPUs together; needs more than one.
+        channels_last: keep the channels of a pixel side by side in memory, which convolutions are often faster with;
+            sums are made in another order, so the weights are not the same to the bit.
         augment: strengths of Ultralytics' own augmentation; 0 switches one off.
         augmentation_pipeline: steps of `retrain.dataset.augmentation`, applied to each training image before `augment`,
             in every epoch; given ones are completed with the defaults of their parameters.
@@ -114,6 +117,7 @@ class TrainingRequest:
     warmup_bias_lr: float = 0.0
     clip_norm: float | None = 10.0
     sync_batchnorm: bool = False
+    channels_last: bool = False
     image_size: int = 640
     augment: Mapping[str, float] = field(default_factory=lambda: dict(AUGMENTATIONS))
     augmentation_pipeline: tuple[Mapping[str, Any], ...] = ()
@@ -359,6 +363,7 @@ _PARSERS: dict[str, _Parser] = {
     "warmup_bias_lr": _number(0, 1),
     "clip_norm": _optional(_number(0, above=True)),
     "sync_batchnorm": _switch,
+    "channels_last": _switch,
     "image_size": _image_size,
     "augment": _augment,
     "augmentation_pipeline": _pipeline,

@@ -7,6 +7,7 @@ to the other.
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
@@ -109,6 +110,10 @@ class ReadBack(Callback):
             "frozen",
             [name for name in names if name.startswith(layers) or always_frozen(name)],
             [name for name, parameter in model.named_parameters() if not parameter.requires_grad],
+        )
+        first = next(weights for weights in model.parameters() if weights.dim() == 4)
+        yield Setting(
+            "channels_last", request.channels_last, first.is_contiguous(memory_format=torch.channels_last)
         )
         yield Setting("device", self._device, next(model.parameters()).device.type)
 

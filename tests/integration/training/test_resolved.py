@@ -125,6 +125,10 @@ WRONG: dict[str, tuple[Wrong, str]] = {
         built_model(lambda m: setattr(m.model[-1], "nc", 80)),
         "classes of the head: .*got 80",
     ),
+    "layout in memory": (
+        built_model(lambda m: m.to(memory_format=torch.channels_last)),
+        "channels_last: requested False, got True",
+    ),
     "loss epochs": (built_model(lambda m: setattr(m.args, "epochs", 100)), "epochs of the loss: .*got 100"),
     "class names of data": (
         after(DetectionData, "__init__", lambda d: d.validation_images.data.update(names={0: "a", 1: "b"})),
