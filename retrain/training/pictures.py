@@ -18,6 +18,8 @@ from retrain.training.validation import PrecisionRecall
 
 EPOCHS, CURVES, SAMPLES = "epochs.png", "precision_recall.png", "samples.jpg"
 _SHOWN, _COLUMNS, _SIDE = 8, 4, 320
+# Lines of more classes than that cannot be told apart.
+_NAMED = 20
 _TRUE, _FOUND = (60, 200, 90), (255, 140, 0)
 
 
@@ -39,15 +41,18 @@ def draw_epochs(reports: Sequence[EpochReport], folder: Path) -> Path:
 
 
 def draw_curves(curves: PrecisionRecall, folder: Path) -> Path:
-    """Precision over recall, a line for each class that the validation images show."""
-    figure = Figure(figsize=(5.2, 4.2), layout="constrained")
+    """Precision over recall, a line for each class that the validation images show, and their mean."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
+    named = len(curves.precision) <= _NAMED
     for name, precision in curves.precision.items():
-        axes.plot(curves.recall, precision, label=name)
+        axes.plot(curves.recall, precision, linewidth=1, label=name if named else None)
+    if curves.precision:
+        mean = np.mean(list(curves.precision.values()), axis=0)
+        axes.plot(curves.recall, mean, linewidth=2.5, color="black", label="mean")
+        figure.legend(loc="outside right upper", fontsize="small")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title="IoU 0.5")
     axes.grid(alpha=0.3)
-    if curves.precision:
-        axes.legend(loc="lower left")
     return _save(figure, folder / CURVES)
 
 
@@ -83,7 +88,9 @@ def _drawn(picture: np.ndarray, truth: Annotations, found: Detections, classes: 
     for box, index, score in zip(found.boxes, found.classes, found.scores, strict=True):
         left, top, *_ = corners = (box * scale).tolist()
         pen.rectangle(corners, outline=_FOUND, width=2)
-        pen.text((left + 3, top + 1), f"{classes[index]} {score:.2f}", fill=_FOUND)
+        said, corner = f"{classes[index]} {score:.2f}", (left + 3, top + 1)
+        pen.rectangle(pen.textbbox(corner, said), fill=(0, 0, 0))
+        pen.text(corner, said, fill=_FOUND)
     return image
 
 
