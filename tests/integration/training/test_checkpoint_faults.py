@@ -3,6 +3,7 @@
 import multiprocessing
 import random
 import shutil
+import subprocess
 import time
 from contextlib import suppress
 
@@ -13,6 +14,8 @@ from retrain.errors import StorageFull
 from retrain.storage.local_blobs import LocalBlobs
 from retrain.training.best_models import BestModels
 from retrain.training.checkpoints import CheckpointManager, Position
+from retrain.training.jobs import JobState, TrainingJobs
+from retrain.training.orchestrator import TrainingOrchestrator
 
 
 def state(number, tensors=1):
@@ -31,6 +34,29 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tensors, small_disk):
     assert (position, loaded["number"]) == (Position(1), 1)
     manager.save(Position(2), state(2))
     assert manager.positions() == [Position(2)]
+
+
+def test_a_training_whose_disk_fills_goes_on_from_the_last_good_checkpoint(rectangles, small_disk, tmp_path):
+    subprocess.run(["mount", "-o", "remount,size=400m", small_disk], check=True)
+    jobs = TrainingOrchestrator(small_disk / "jobs", export=())
+    filler = small_disk / "filler"
+
+    def fill(report):
+        if report.epoch == 1:
+            filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - 10_000_000))
+
+    with pytest.raises(StorageFull, match="checkpoints; nothing was written"):
+        jobs.train(rectangles, fill)
+
+    (job,) = TrainingJobs(small_disk / "jobs").list()
+    assert [path.name for path in job.checkpoints] == ["epoch-00001.ckpt"]
+    assert job.state is JobState.FAILED
+    assert "No space left" in job.error
+    filler.unlink()
+    resumed = jobs.train(rectangles)
+    assert resumed.resumed_from_epoch == 1
+    undisturbed = TrainingOrchestrator(tmp_path / "jobs", export=()).train(rectangles)
+    assert resumed.weights_sha256 == undisturbed.weights_sha256
 
 
 def test_one_tensor_larger_than_the_disk(small_disk):
