@@ -58,6 +58,12 @@ def test_a_training_is_a_flow_run_a_job_and_an_mlflow_run(command, stack, world)
     assert run.data.params["epochs"] == run.data.params["resolved/epochs"] == "2"
     assert run.data.params["resolved/optimizer"] == "adamw"
     assert run.data.tags["retrain.dataset.training"] == world.datasets.get_version("v1.0.0").digest
+    assert run.data.metrics["system/memory_mib"] > 100
+    assert {file.path for file in world.tracker._client.list_artifacts(run_id, "pictures")} == {
+        "pictures/epochs.png",
+        "pictures/precision_recall.png",
+        "pictures/samples.jpg",
+    }
     history = world.tracker._client.get_metric_history(run_id, "val/map50_95")
     assert [(one.step, one.value) for one in history] == [(r.epoch, r.map50_95) for r in job.reports]
 
