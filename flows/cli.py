@@ -152,7 +152,7 @@ def train(
     from flows.training_view import output
 
     resources = _resources(None)
-    asked = settings_of(settings, dataset, gpus, resources.config)
+    asked = settings_of(settings, dataset, gpus, resources)
     if dry_run:
         check(resources, asked, output())
     else:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,18 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.training_view import follow
-from retrain.config import RetrainConfig
-from retrain.errors import ConfigError, Conflict
+from retrain.errors import ConfigError, Conflict, NotFound
 from retrain.training.jobs import JobState, JobStatus, TrainingJobs
 from retrain.training.preflight_report import Check
 from tasks.resources import Resources
-from tasks.training import training_settings
+from tasks.training import execution_settings, training_settings
 from tasks.training_job import jobs_folder, orchestrator_for, read_settings
 
 _POLL_S = 0.5
 
 
 def settings_of(
-    file: Path | None, dataset: str | None, gpus: int | None, config: RetrainConfig
+    file: Path | None, dataset: str | None, gpus: int | None, resources: Resources
 ) -> dict[str, Any]:
     """Settings of a file, or without one those that cycles train the first model with; options go before them.
 
@@ -32,9 +32,7 @@ def settings_of(
     if file is not None:
         settings = read_settings(file)
     else:
-        how = ("num_gpus", "mixed_precision", "gradient_accumulation")
-        settings = training_settings(config, fresh=True)
-        settings |= {name: getattr(config.training, name) for name in how}
+        settings = training_settings(resources.config, fresh=True) | execution_settings(resources)
     settings |= {} if dataset is None else {"dataset": dataset}
     settings |= {} if gpus is None else {"num_gpus": gpus}
     if "dataset" not in settings and "train_data" not in settings:
@@ -103,8 +101,8 @@ def _until(over: threading.Event, jobs: TrainingJobs, job_id: str) -> Iterator[J
     ending = False
     while not ending:
         ending = over.wait(_POLL_S)
-        found = [job for job in jobs.list() if job.id == job_id]
-        for now in found:
+        with suppress(NotFound):  # not begun yet
+            now = jobs.get(job_id)
             if now != before and (before is not None or now.state is JobState.RUNNING):
                 before = now
                 yield now

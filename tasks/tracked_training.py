@@ -1,16 +1,22 @@
 """What a training leaves where people look: an MLflow run, a Prefect progress bar and a table of epochs."""
 
-from collections.abc import Mapping
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 
+from retrain.errors import Cancelled, Conflict, Unavailable
 from retrain.mlflow_integration.metric_names import metric_name
 from retrain.mlflow_integration.run import TrackedRun
 from retrain.training.result import EpochReport, TrainingResult
 
-# No other training when they change.
-_UNIMPORTANT = frozenset({"train_data", "val_data", "initial_weights", "threads", "workers", "cache"})
+# MLflow takes no longer ones.
+_LONGEST_PARAM = 6000
+
+logger = logging.getLogger(__name__)
 
 
 class TrackedTraining:
@@ -19,16 +25,22 @@ class TrackedTraining:
     Args:
         run: of this training alone.
         what: it is, in words.
-        settings: of the request.
+        settings: that decide the weights, as `TrainingOrchestrator.settings_of` tells them.
     """
 
     def __init__(self, run: TrackedRun, what: str, settings: Mapping[str, Any]) -> None:
         self._run = run
-        run.log_params({key: value for key, value in settings.items() if key not in _UNIMPORTANT})
+        run.log_params({key: _short(value) for key, value in settings.items()})
         self._artifact = create_progress_artifact(progress=0.0, description=what)
 
     def epoch(self, report: EpochReport) -> None:
-        """Record a finished epoch; again changes nothing."""
+        """Record a finished epoch; again changes nothing. A server that is down is a warning: `finish` catches up."""
+        try:
+            self._log(report)
+        except Unavailable as error:
+            logger.warning("Epoch %d is recorded when the training is done: %s", report.epoch, error)
+
+    def _log(self, report: EpochReport) -> None:
         metrics = {f"train/{name}": value for name, value in report.losses.items()}
         metrics |= {
             f"val/{name}": getattr(report, name) for name in ("map50", "map50_95", "precision", "recall")
@@ -44,7 +56,13 @@ class TrackedTraining:
         update_progress_artifact(self._artifact, progress=100.0 * report.epoch / report.epochs)  # type: ignore[arg-type]
 
     def finish(self, result: TrainingResult) -> str:
-        """Record what came of it and close the run; returns the address of the stored model."""
+        """Record what came of it and close the run; returns the address of the stored model.
+
+        Raises:
+            Unavailable: MLflow or Prefect does not answer; call again.
+        """
+        for report in result.epochs:
+            self._log(report)
         rows = [
             {
                 "epoch": report.epoch,
@@ -61,9 +79,36 @@ class TrackedTraining:
             description=f"Validation scores of job {result.job_id}, best epoch {result.best.epoch}.",
         )
         # A second set beside what was asked for, so that a difference would be seen.
-        self._run.log_params({f"resolved/{key}": value for key, value in result.resolved.items()})
+        self._run.log_params({f"resolved/{key}": _short(value) for key, value in result.resolved.items()})
         if (pictures := result.model_folder.parent / "pictures").is_dir():
             self._run.log_artifact(pictures, "pictures")
         model_uri = self._run.log_model(result.model_folder)
         self._run.finish()
         return model_uri
+
+
+@contextmanager
+def run_closed_on_failure(run: TrackedRun) -> Iterator[None]:
+    """A run says how its training ended, also when that was not well."""
+    try:
+        yield
+    except Conflict:
+        # Somebody else trains the job, and the run is theirs.
+        raise
+    except BaseException as error:
+        stopped = isinstance(error, Cancelled) or not isinstance(error, Exception)
+        try:
+            run.finish("KILLED" if stopped else "FAILED")
+        except Unavailable as unavailable:
+            # The reason is worth more than where it is recorded.
+            logger.warning("MLflow does not know that training ended: %s", unavailable)
+        raise
+
+
+def _short(value: Any) -> str:
+    """As text; of what MLflow would refuse the beginning, and a digest of the whole."""
+    text = str(value)
+    if len(text) <= _LONGEST_PARAM:
+        return text
+    digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return f"{text[: _LONGEST_PARAM - 100]}... (blake2b of the whole: {digest})"

@@ -9,8 +9,9 @@ from prefect import task
 from retrain.config import RetrainConfig
 from retrain.training.result import EpochReport, TrainingResult
 from tasks.cycle import CycleWork
+from tasks.resources import Resources
 from tasks.retrying import RETRYING
-from tasks.tracked_training import TrackedTraining
+from tasks.tracked_training import TrackedTraining, run_closed_on_failure
 
 
 @task(name="train", task_run_name="train on {version[name]}", timeout_seconds=7 * 24 * 3600, **RETRYING)
@@ -22,22 +23,12 @@ def train(
     def run() -> dict[str, Any]:
         from retrain.training.orchestrator import TrainingOrchestrator
 
-        resources, settings = work.resources, work.resources.config.training
-        orchestrator = TrainingOrchestrator(
-            resources.home / "jobs",
-            num_gpus=settings.num_gpus,
-            mixed_precision=settings.mixed_precision,
-            gradient_accumulation=settings.gradient_accumulation,
-            checkpoint_mirror=resources.blobs_url if settings.mirror_checkpoints else None,
-            export=settings.export,
-            pictures=True,
-            supervised=settings.supervised,
-            stall_s=settings.stall_s,
-        )
+        resources = work.resources
+        orchestrator = TrainingOrchestrator(resources.home / "jobs", **execution_settings(resources))
         request = _request(work, layout, initial_release)
         run = resources.tracker.run_for(f"{work.cycle.id}/train", f"{work.cycle.id} on {version['name']}")
         run.log_dataset(version["name"], version["digest"], str(resources.datasets_path))
-        tracked = TrackedTraining(run, f"training for {work.cycle.id}", request)
+        tracked = TrackedTraining(run, f"training for {work.cycle.id}", orchestrator.settings_of(request))
 
         def on_epoch(report: EpochReport) -> None:
             # Only the end of the stage is fenced; without this a training that lost its lease would go on for hours.
@@ -46,8 +37,9 @@ def train(
             journal.append(f"epoch-{report.epoch}", "epoch", report.to_json(), time.time())
             tracked.epoch(report)
 
-        result = orchestrator.train(request, on_epoch, preflight=settings.preflight)
-        return _record(work, result, run.id, tracked.finish(result))
+        with run_closed_on_failure(run):
+            result = orchestrator.train(request, on_epoch, preflight=resources.config.training.preflight)
+            return _record(work, result, run.id, tracked.finish(result))
 
     inputs = {"version": version["name"], "digest": version["digest"], "initial_release": initial_release}
     return work.cycle.stage("train", inputs, run)
@@ -89,6 +81,17 @@ def training_settings(config: RetrainConfig, *, fresh: bool) -> dict[str, Any]:
         "seed": settings.seed,
         "workers": settings.workers,
         "cache": settings.cache,
+    }
+
+
+def execution_settings(resources: Resources) -> dict[str, Any]:
+    """Settings of `TrainingOrchestrator` that the configuration says."""
+    settings = resources.config.training
+    names = ("num_gpus", "mixed_precision", "gradient_accumulation", "supervised", "stall_s", "export")
+    return {
+        **{name: getattr(settings, name) for name in names},
+        "checkpoint_mirror": resources.blobs_url if settings.mirror_checkpoints else None,
+        "pictures": True,
     }
 
 

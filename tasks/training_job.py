@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from prefect import get_run_logger, task
+from prefect.runtime import task_run
 
-from retrain.errors import BadInput, Cancelled, ConfigError, Conflict, NotFound
+from retrain.errors import BadInput, ConfigError, Conflict, NotFound
+from retrain.training.jobs import JobState, TrainingJobs
 from tasks.resources import Resources
 from tasks.retrying import RETRYING
-from tasks.tracked_training import TrackedTraining
+from tasks.tracked_training import TrackedTraining, run_closed_on_failure
 
 if TYPE_CHECKING:
     from retrain.training.orchestrator import TrainingOrchestrator
@@ -77,20 +79,22 @@ def train_job(resources: Resources, settings: Mapping[str, Any], *, resume: bool
     if "dataset" in request:
         version = resources.datasets.get_version(request["dataset"])
         run.log_dataset(version.name, version.digest, str(resources.datasets_path))
-    tracked = TrackedTraining(run, f"training job {job_id}", request)
+    tracked = TrackedTraining(run, f"training job {job_id}", orchestrator.settings_of(request))
+    # A retry of this task must not lift a cancellation that came after it was asked for.
+    first = task_run.run_count in {None, 0, 1}
+    preflight = resources.config.training.preflight
     try:
-        preflight = resources.config.training.preflight
-        result = orchestrator.train(request, tracked.epoch, resume=resume, preflight=preflight)
+        with run_closed_on_failure(run):
+            result = orchestrator.train(request, tracked.epoch, resume=resume and first, preflight=preflight)
+            model_uri = tracked.finish(result)
     except Conflict:
-        # The run is of whoever trains the job, or stays as it was left when that was cancelled.
-        raise
-    except Exception as error:
-        run.finish("KILLED" if isinstance(error, Cancelled) else "FAILED")
+        if TrainingJobs(jobs_folder(resources)).get(job_id).state is JobState.CANCELLED:
+            run.finish("KILLED")
         raise
     return {
         "job_id": result.job_id,
         "model_folder": str(result.model_folder),
-        "model_uri": tracked.finish(result),
+        "model_uri": model_uri,
         "run_id": run.id,
         "best": result.best.to_json(),
         "reused": result.reused,

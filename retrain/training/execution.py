@@ -1,5 +1,6 @@
 """How an orchestrator runs its jobs, checked; what is trained is said by each request."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -46,24 +47,29 @@ class Execution:
             raise ConfigError(f"num_processes must be at least 1, got {self.num_processes}.")
         if not _whole(self.gradient_accumulation, 1):
             raise ConfigError(f"gradient_accumulation must be at least 1, got {self.gradient_accumulation}.")
-        if self.checkpoint_minutes is not None and not self.checkpoint_minutes >= 0:
+        if self.checkpoint_minutes is not None and not _number(self.checkpoint_minutes, 0):
             raise ConfigError(
                 f"checkpoint_minutes must be 0 or more, or None, got {self.checkpoint_minutes}."
             )
-        if not self.stall_s > 0:
+        if not _number(self.stall_s, 0) or self.stall_s == 0:
             raise ConfigError(f"stall_s must be a number of seconds above 0, got {self.stall_s!r}.")
         if not _whole(self.max_restarts, 0):
             raise ConfigError(f"max_restarts must be at least 0, got {self.max_restarts!r}.")
-        if not 0 <= self.slice_drop_limit <= 1:
+        if not _number(self.slice_drop_limit, 0) or self.slice_drop_limit > 1:
             raise ConfigError(f"slice_drop_limit must be in [0, 1], got {self.slice_drop_limit}.")
         if not _whole(self.keep_best, 1):
             raise ConfigError(f"keep_best must be a whole number of at least 1, got {self.keep_best!r}.")
-        if isinstance(self.export, str) or not set(self.export) <= set(FORMATS):
+        for name in ("supervised", "pictures"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be true or false, got {getattr(self, name)!r}.")
+        if not isinstance(self.export, list | tuple) or not set(self.export) <= set(FORMATS):
             raise ConfigError(
                 f"export must be a list of {', '.join(FORMATS)}, or empty, got {self.export!r}."
             )
         checked_precision(self.mixed_precision, self.device)
         if self.checkpoint_mirror is not None:
+            if not isinstance(self.checkpoint_mirror, str):
+                raise ConfigError(f"checkpoint_mirror must be a text, got {self.checkpoint_mirror!r}.")
             open_blobs(self.checkpoint_mirror)  # a wrong address is an error now
         if self.num_gpus > torch.cuda.device_count():
             raise Unavailable(
@@ -92,6 +98,10 @@ class Execution:
     def to_json(self) -> dict[str, Any]:
         """To make another like it."""
         return asdict(self)
+
+
+def _number(value: Any, low: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value < math.inf
 
 
 def _whole(value: Any, low: int) -> bool:

@@ -128,6 +128,7 @@ def fit(
         slice_drop_limit=settings.slice_drop_limit,
         best_models=best_models,
         usage=Usage(settings.device, clock),
+        precision=settings.precision,
     )
     read_back = ReadBack(
         job, data, place, first.epoch, settings.device, settings.precision, fresh=state is None

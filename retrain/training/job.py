@@ -112,7 +112,8 @@ class TrainingJob:
         """
         stored = self.read(JOB)
         if stored is None or begun_with not in {None, stored["threads"]}:
-            stored = {**self.request.identity(), "threads": begun_with or self.threads_planned()}
+            kept = stored or self.request.identity()
+            stored = {**kept, "threads": begun_with or self.threads_planned()}
             self.write(JOB, stored)
         threads: int = stored["threads"]
         return threads
@@ -124,16 +125,19 @@ class TrainingJob:
         threads: int = stored["threads"] if stored else self.request.threads or cores
         return threads
 
-    def precision(self, device: str) -> str:
+    def precision(self, device: str, begun_with: str | None = None) -> str:
         """`fp32`, `bf16` or `fp16`; fixed when the job starts, because a checkpoint's gradients depend on it.
+
+        Args:
+            begun_with: what the checkpoint to go on from was trained with, perhaps on another machine.
 
         Raises:
             ConfigError: the job was begun in fp16 on a GPU, and this is the CPU.
         """
         self.threads()
         stored = self.read(JOB)
-        if "precision" not in stored:
-            stored["precision"] = precision_of(self.mixed_precision, device)
+        if "precision" not in stored or begun_with not in {None, stored["precision"]}:
+            stored["precision"] = begun_with or precision_of(self.mixed_precision, device)
             self.write(JOB, stored)
         precision: str = stored["precision"]
         if precision == "fp16" and device == "cpu":

@@ -23,6 +23,7 @@ def note_start(
     now: float,
     *,
     resume: bool,
+    known_elsewhere: bool = False,
 ) -> None:
     """Note what is asked for, and forget how the last try ended.
 
@@ -32,12 +33,13 @@ def note_start(
         made_with: settings of the orchestrator.
         now: seconds since the epoch.
         resume: insist on a job to go on with, even a cancelled one.
+        known_elsewhere: there is a checkpoint of it, if not here.
 
     Raises:
         NotFound: there is nothing to resume.
         Conflict: it was cancelled, and nobody asked to resume it.
     """
-    if resume and not job.folder.is_dir():
+    if resume and not (known_elsewhere or job.folder.is_dir()):
         raise NotFound(
             "There is nothing to resume: no job was started with these settings and this data in "
             f"{job.folder.parent}."

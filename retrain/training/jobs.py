@@ -1,5 +1,7 @@
 """Looks at training jobs, from any process: which there are, how far each is, and stops one."""
 
+import fcntl
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,12 +9,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from retrain.errors import BadInput, Conflict, NotFound, PostConditionFailed
 from retrain.storage import files
 from retrain.training.job_files import CANCELLED, FAILURE, JOB, REPORTS, REQUEST, RESULT, lock_of, read_json
 from retrain.training.result import EpochReport
+
+logger = logging.getLogger(__name__)
 
 # Longer than a look at the lock takes, so that nobody who starts a job meets one.
 LOCK_WAIT_S = 2.0
@@ -78,8 +80,13 @@ class TrainingJobs:
 
     def list(self) -> list[JobStatus]:
         """All jobs, the one started last at the end."""
-        folders = sorted(path.parent for path in self._work_dir.glob(f"*/{JOB}"))
-        found = [_status(folder) for folder in folders]
+        found = []
+        for folder in sorted(path.parent for path in self._work_dir.glob(f"*/{JOB}")):
+            try:
+                found.append(_status(folder))
+            except BadInput as error:
+                # The others are as they were.
+                logger.warning("%s", error)
         return sorted(found, key=lambda job: (job.started_at or 0.0, job.id))
 
     def get(self, job_id: str) -> JobStatus:
@@ -142,6 +149,17 @@ def _begins(path: Path, job_id: str) -> bool:
 
 
 def _status(folder: Path) -> JobStatus:
+    """Raises `BadInput` for a folder whose files are no job's, or damaged."""
+    try:
+        return _read_status(folder)
+    except (ValueError, KeyError, TypeError, PermissionError) as error:
+        raise BadInput(
+            f"{folder} holds no training job that can be read ({type(error).__name__}: {error}); remove it, or what "
+            "is damaged in it."
+        ) from error
+
+
+def _read_status(folder: Path) -> JobStatus:
     # Before anything is read: a job that ends meanwhile is then seen as it was, running.
     running = _is_held(lock_of(folder))
     result, failure, request = (read_json(folder / name) for name in (RESULT, FAILURE, REQUEST))
@@ -150,7 +168,7 @@ def _status(folder: Path) -> JobStatus:
         id=folder.name,
         state=_state(folder, running=running, finished=result is not None, failed=failure is not None),
         folder=folder,
-        settings=read_json(folder / JOB) or {},
+        settings=_settings(folder),
         reports=[EpochReport.from_json(report) for report in reports],
         best_epoch=result["best_epoch"] if result else None,
         checkpoints=sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stem),
@@ -160,6 +178,11 @@ def _status(folder: Path) -> JobStatus:
         started_at=request["started_at"] if request else None,
         asked=request["config"] | request["orchestrator"] if request else {},
     )
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = read_json(folder / JOB)
+    return {**settings, "epochs": int(settings["epochs"])}
 
 
 def _state(folder: Path, *, running: bool, finished: bool, failed: bool) -> JobState:
@@ -174,10 +197,12 @@ def _state(folder: Path, *, running: bool, finished: bool, failed: bool) -> JobS
 
 def _is_held(lock: Path) -> bool:
     """Whether a process holds it; the kernel knows, whatever killed the last one."""
-    if not lock.exists():
-        return False
     try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
+        with lock.open("rb") as file:
+            # Shared, so that two who look do not see each other.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
         return True
+    return False

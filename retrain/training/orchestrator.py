@@ -28,7 +28,7 @@ from retrain.training.execution import Execution
 from retrain.training.export.bundle import FORMATS
 from retrain.training.fitting import Clock, FitSettings, Saved, fit, open_checkpoints
 from retrain.training.job import TrainingJob
-from retrain.training.job_files import PREFLIGHT, REPORTS
+from retrain.training.job_files import PREFLIGHT, REPORTS, plain
 from retrain.training.job_notes import asked_for, failure_noted, note_start, noting
 from retrain.training.jobs import LOCK_WAIT_S
 from retrain.training.joined import joined
@@ -194,11 +194,25 @@ class TrainingOrchestrator:
         with quiet():
             return run_preflight(job, self._how.device, self._how.processes, limit_hours)
 
-    def _check_first(self, job: TrainingJob) -> None:
+    def _note_start(
+        self, job: TrainingJob, config: Mapping[str, Any], dataset: Mapping[str, str] | None, *, resume: bool
+    ) -> None:
+        # Another machine may know it from the mirror alone.
+        elsewhere = resume and bool(open_checkpoints(job, self._how.checkpoint_mirror).positions())
+        note_start(
+            job, config, dataset, self._how.to_json(), time.time(), resume=resume, known_elsewhere=elsewhere
+        )
+
+    def _check_first(self, job: TrainingJob, place: Place) -> None:
         if not open_checkpoints(job, self._how.checkpoint_mirror).positions():
-            report = run_preflight(job, self._how.device, self._how.processes)
+            processes = max(place.processes // place.nodes, self._how.processes)
+            report = run_preflight(job, self._how.device, processes, nodes=place.nodes)
             job.write(PREFLIGHT, report.to_json())
             report.raise_if_failed()
+
+    def settings_of(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """All settings that `train` would use for this configuration, as they are stored, places left out."""
+        return plain(self._job(config, self._how.processes)[0].request.identity())
 
     def job_id(self, config: Mapping[str, Any]) -> str:
         """The id `train` would use for this configuration."""
@@ -234,12 +248,12 @@ class TrainingOrchestrator:
                 finished = place.led(lambda: self._finished(job))
                 if finished is not None:
                     return finished
-                place.led(
-                    lambda: note_start(job, config, dataset, self._how.to_json(), time.time(), resume=resume)
-                )
+                place.led(lambda: self._note_start(job, config, dataset, resume=resume))
+                # From now on others see the job.
+                place.led(job.threads)
                 with failure_noted(job) if place.leads else nullcontext():
                     if preflight:
-                        place.led(lambda: self._check_first(job))
+                        place.led(lambda: self._check_first(job, place))
                     result = self._train(
                         job, dataset, noting(job, on_epoch) if place.leads else on_epoch, place
                     )
@@ -289,6 +303,8 @@ class TrainingOrchestrator:
         )
         with reproducible(job.request.seed, threads):
             if saved is not None and saved[0].epoch:
+                if place.leads:
+                    job.write(REPORTS, saved[1]["reports"][:-1])
                 on_epoch(EpochReport.from_json(saved[1]["reports"][-1]))
             if saved is None or not saved[1]["finished"]:
                 self._fit(job, settings, saved, checkpoints, on_epoch, place)
@@ -371,8 +387,8 @@ def _begun(job: TrainingJob, checkpoints: CheckpointManager, device: str) -> tup
     """Checkpoint to go on from, number of CPU threads and precision."""
     files.remove_leftovers(job.folder)
     saved = checkpoints.newest_good()
-    threads = job.threads(None if saved is None else saved[1].get("threads"))
-    return saved, threads, job.precision(device)
+    known = {} if saved is None else saved[1]
+    return saved, job.threads(known.get("threads")), job.precision(device, known.get("precision"))
 
 
 def _ignore(_: EpochReport) -> None:

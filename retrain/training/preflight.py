@@ -32,6 +32,7 @@ def run_preflight(
     processes: int = 1,
     limit_hours: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    nodes: int = 1,
 ) -> PreflightReport:
     """Run all checks, also after one fails. Writes nothing and leaves generators as they are.
 
@@ -39,6 +40,7 @@ def run_preflight(
         device: `cpu` or `cuda`; the first GPU stands for all.
         processes: that share every batch, on this machine.
         limit_hours: a training that takes longer fails.
+        nodes: machines that share every batch.
     """
     started, request = clock(), job.request
     checks = [
@@ -47,7 +49,7 @@ def run_preflight(
     ]
     with reproducible(request.seed, job.threads_planned()):
         try:
-            checks += _with_data(job, device, processes, limit_hours, clock)
+            checks += _with_data(job, device, processes, nodes, limit_hours, clock)
         except RetrainError as error:
             done = {check.name for check in checks}
             checks += [
@@ -59,10 +61,16 @@ def run_preflight(
 
 
 def _with_data(
-    job: TrainingJob, device: str, processes: int, limit_hours: float | None, clock: Callable[[], float]
+    job: TrainingJob,
+    device: str,
+    processes: int,
+    nodes: int,
+    limit_hours: float | None,
+    clock: Callable[[], float],
 ) -> list[Check]:
     data = DetectionData(job, device, cache=False)
-    probe = Probe(job, data, device, job.request.batch_size // processes)
+    at_once = job.request.batch_size // (processes * nodes) // job.micro_batches()
+    probe = Probe(job, data, device, max(at_once, 1))
     free = free_bytes(device)
     cost = measure_step(probe, device, free // (1 if device == "cuda" else processes), clock)
     duration = check_time(cost, _validation_s(job, data, device, clock), job, data, limit_hours)

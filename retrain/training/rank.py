@@ -66,6 +66,9 @@ def main(folder: Path, rank: int) -> None:
     """Train until the job is finished; leaves a failure file when it cannot."""
     _die_with_parent()
     order = json.loads((folder / ORDER).read_bytes())
+    if os.getppid() != order["parent"]:
+        # It went while this one imported torch, too early for the kernel to tell.
+        sys.exit("The process that started this one is gone.")
     # Kept open for as long as the process lives: it is written to from a signal handler.
     stacks = stacks_file(folder, rank).open("w")
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)

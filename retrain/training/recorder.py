@@ -37,6 +37,7 @@ class EpochRecorder(Callback):
         best_models: is offered every epoch; None keeps none but the best, in the checkpoint.
         slice_drop_limit: a slice that falls below the reference by more than this is reported.
         usage: of this machine; its figures go into each report.
+        precision: the job's, kept with each checkpoint.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class EpochRecorder(Callback):
         best_models: BestModels | None = None,
         slice_drop_limit: float = 0.05,
         usage: Usage,
+        precision: str,
     ) -> None:
+        self._precision = precision
         self._usage = usage
         self._checkpoints, self._average, self._stopping = checkpoints, average, stopping
         self._epochs, self._batch_size = epochs, batch_size
@@ -130,6 +133,7 @@ class EpochRecorder(Callback):
             "reports": [report.to_json() for report in self._reports],
             "finished": finished,
             "threads": torch.get_num_threads(),
+            "precision": self._precision,
         }
 
     def _report(self, module: LightningModule) -> EpochReport:

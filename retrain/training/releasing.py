@@ -76,7 +76,7 @@ class Releasing:
             PostConditionFailed: the stored model is not the trained one.
             StorageFull: no space; the checkpoints are still there.
         """
-        data = DetectionData(job, self.device)
+        data = DetectionData(job, self.device, cache=False)
         architecture = build_model(job, data).yaml
         reports = [EpochReport.from_json(report) for report in state["reports"]]
         request = job.request
@@ -147,7 +147,6 @@ def _resolved(job: TrainingJob, data: DetectionData, device: str) -> dict[str, A
         "mixed_precision": job.mixed_precision,
         "device": device,
         "threads": job.threads(),
-        "cache": data.cache,
         "images": data.images,
         "batches": len(data.train),
         "torch": torch.__version__,

@@ -128,6 +128,8 @@ class ReadBack(Callback):
                 request.image_size,
                 images.imgsz,
             )
+        # Not asked for where it is `auto`.
+        yield Setting("cache", data.cache if request.cache == "auto" else request.cache, data.cache)
         drawn = data.drawn
         yield Setting("augment", _floats(request.augment), strengths(drawn.open))
         # The last epochs, where there are any.

@@ -42,11 +42,16 @@ def check_memory(
         "processes": processes,
     }
     short = list[str]()
+    warning = ""
     if not cost.fits or (device == "cuda" and training > free):
-        short.append(
-            f"a step takes about {gibibytes(training)} and {gibibytes(free)} are free: lower batch_size (and raise "
-            "gradient_accumulation) or image_size, or take a smaller model"
-        )
+        large = f"a step takes about {gibibytes(training)} and {gibibytes(free)} are free: "
+        if device == "cuda":
+            warning = f"{large.capitalize()}batches will be trained on in parts."
+        else:
+            # Here the system ends the process; it raises no error that could be answered.
+            short.append(
+                f"{large}lower batch_size (and raise gradient_accumulation) or image_size, or take a smaller model"
+            )
     if wanted_on_host > on_host:
         short.append(
             f"{gibibytes(cache)} of cached images"
@@ -57,7 +62,7 @@ def check_memory(
     said = (
         f"A step takes {gibibytes(training)}, cached images {gibibytes(cache)}; {gibibytes(free)} are free."
     )
-    return Check("memory", not short, "; ".join(short) or said, figures)
+    return Check("memory", not short, "; ".join(short) or said, figures, warning)
 
 
 def _kept_bytes(images: LabelledImages, cache: str, processes: int) -> int:

@@ -125,6 +125,7 @@ class _Attempt:
         failed = [(rank, process.returncode) for rank, process in enumerate(ranks) if process.poll()]
         if not failed:
             return
+        self._report()  # what became durable since the last look; the next attempt begins with an empty folder
         # Those that a failure takes along fail a little later, or at the same poll.
         for rank, _ in failed:
             if error := self._failure(rank):
@@ -146,6 +147,7 @@ class _Attempt:
             if process.poll() is None:
                 process.send_signal(signal.SIGUSR1)
         time.sleep(_DUMPING_S)
+        self._report()
         raise Stopped(
             f"process {hung[0]} of {len(ranks)} made no progress for {stall_s:g} s; what each was doing is in "
             f"{self._kept_stacks()}."
@@ -202,6 +204,7 @@ def _order(job: TrainingJob, settings: FitSettings, processes: int) -> dict[str,
         "mixed_precision": job.mixed_precision,
         "processes": processes,
         "settings": asdict(settings),
+        "parent": os.getpid(),
     }
 
 

@@ -40,15 +40,15 @@ class Usage:
         if self._asks_gpu and self._batches % _LOOK_EVERY == 0:
             try:
                 self._gpu_percents.append(float(torch.cuda.utilization()))
-            except pynvml.NVMLError as error:
-                # A part of a GPU (MIG) has no such figure; training goes on without.
+            except (pynvml.NVMLError, RuntimeError) as error:
+                # A part of a GPU (MIG) has no such figure, or torch does not find it; training goes on without.
                 logger.warning("How busy the GPU is cannot be told: %s.", error)
                 self._asks_gpu = False
         self._batches += 1
 
     def read(self) -> dict[str, float]:
         """Mean since `start`: `cpu_cores` that were busy and, of GPUs, `gpu_percent` of the time that one worked. Now:
-        `memory_mib`. Highest since `start`: `gpu_memory_mib`.
+        `memory_mib`, in which pages that processes share count for each. Highest since `start`: `gpu_memory_mib`.
         """
         seconds = max(self._clock() - self._began, 1e-9)
         told = {

@@ -255,6 +255,9 @@ def training_job(resources: Resources, patch: pytest.MonkeyPatch, *, fine_tune: 
         def __init__(self, work_dir: Path, **settings: Any) -> None:
             self.settings = settings
 
+        def settings_of(self, request: Mapping[str, Any]) -> dict[str, Any]:
+            return TrainingRequest.of(request).identity()
+
         def train(self, request: Mapping[str, Any], on_epoch: Any, *, preflight: bool) -> None:
             asked = TrainingRequest.of(request)
             raise Handed(self.settings, asked.identity(), asked.workers, asked.cache, preflight)

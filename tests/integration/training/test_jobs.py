@@ -187,6 +187,24 @@ def test_the_beginning_of_an_id_must_mean_one_job(tmp_path: Path) -> None:
     assert TrainingJobs(tmp_path).get("ab2").id == "ab2"
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("failure.json", ""), ("job.json", "{}"), ("job.json", "[1]"), ("result.json", '{"epochs": 1}')],
+)
+def test_a_folder_that_is_damaged_or_no_jobs_hides_no_other(
+    name: str, content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for job in ("good", "odd"):
+        (tmp_path / job).mkdir()
+        (tmp_path / job / "job.json").write_text('{"epochs": 1}')
+    (tmp_path / "odd" / name).write_text(content)
+
+    assert [job.id for job in TrainingJobs(tmp_path).list()] == ["good"]
+    assert "odd holds no training job that can be read" in caplog.text
+    with pytest.raises(BadInput, match="odd holds no training job"):
+        TrainingJobs(tmp_path).get("odd")
+
+
 @pytest.fixture(scope="module")
 def versions(rectangles: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with v1.0.0 made of the same pictures."""
