@@ -291,4 +291,4 @@ def test_normalising_by_the_images_of_several_gpus_reaches_the_layers(
 
     # Torch has them for GPUs only; here they can but say so.
     with pytest.raises(PostConditionFailed, match="SyncBatchNorm layers only work with GPU modules"):
-        Supervisor(stall_s=60, max_restarts=0).run(job, FitSettings("cpu"), 2, lambda _: None)
+        Supervisor(stall_s=60, max_restarts=0).run(job, FitSettings("cpu", "fp32"), 2, lambda _: None)
