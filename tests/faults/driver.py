@@ -51,8 +51,8 @@ def arm(chosen):
         return result
 
     Cycle.stage = stage
-    progress = tasks.training._Progress
-    progress.__call__ = at(chosen, "training", progress.__call__)
+    tracked = tasks.training.TrackedTraining
+    tracked.epoch = at(chosen, "training", tracked.epoch)
     ModelRegistry.register = at(chosen, "released", ModelRegistry.register, before=True)
     move = ModelRegistry.move_alias
 
