@@ -57,6 +57,8 @@ def switches(folder: Path) -> dict[str, str]:
         "TORCH_HOME": str(cache / "torch"),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "torchinductor"),
         "XDG_CACHE_HOME": str(cache / "xdg"),
+        # ONNX Runtime reports its use over the network, from native code, as soon as it is imported.
+        "ORT_DISABLE_TELEMETRY": "1",
         "DVC_NO_ANALYTICS": "1",
         "DVC_SITE_CACHE_DIR": str(cache / "dvc-site"),
         "DVC_GLOBAL_CONFIG_DIR": str(cache / "dvc-global"),

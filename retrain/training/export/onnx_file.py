@@ -1,4 +1,9 @@
 """Writes a stored model as ONNX, and proves that ONNX Runtime gives what the torch model gives."""
+# ruff: noqa: E402 - ONNX Runtime and Ultralytics read their switches while they are imported.
+
+from retrain import environment
+
+environment.prepare()
 
 import hashlib
 import shutil

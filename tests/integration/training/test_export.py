@@ -1,7 +1,10 @@
 """A really trained model, in the formats that others read, as others read it."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -312,3 +315,19 @@ def test_the_pt_says_what_it_is_and_not_where_or_when_it_was_made(
     assert content["version"] == pt_file.ULTRALYTICS_VERSION
     assert {parameter.dtype for parameter in content["model"].parameters()} == {torch.float16}
     assert str(bundled[0]).encode() not in (bundled[0] / "model.pt").read_bytes()
+
+
+def test_onnx_runtime_reports_to_nobody(tmp_path: Path) -> None:
+    """Its telemetry, native code that no Python hook sees, would leave an id of the session in the temporary folder."""
+    surroundings = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    surroundings |= {"RETRAIN_HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path.cwd())}
+    (tmp_path / "temporary").mkdir()
+
+    subprocess.run(
+        [sys.executable, "-c", "import retrain.training.export.onnx_file"],
+        env={**surroundings, "TMPDIR": str(tmp_path / "temporary")},
+        check=True,
+        timeout=120,
+    )
+
+    assert list((tmp_path / "temporary").iterdir()) == []

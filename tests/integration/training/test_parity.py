@@ -69,7 +69,7 @@ def test_scores_losses_and_weights_equal_those_of_the_ultralytics_trainer(
 
 def test_bccd_too_from_scratch(tmp_path: Path) -> None:
     if not BCCD.is_dir():
-        pytest.skip("The BCCD images of ../shared/data are not here.")
+        pytest.skip("needs ../shared/data/bccd")
     config = {**write_data(tmp_path / "data"), **RECIPE, "image_size": 96, "epochs": 3, "seed": SEED}
 
     places = {"train_data": [Path(config["train_data"][0])], "val_data": Path(config["val_data"])}
