@@ -173,7 +173,7 @@ def test_clusters_part_the_images_and_keep_every_pair_together(links):
 
 def test_the_two_near_duplicates_of_bccd_are_found_and_no_others():
     if not BCCD.is_dir():
-        pytest.skip("The BCCD images of ../shared/data are not here.")
+        pytest.skip("needs ../shared/data/bccd")
     pictures = {path.stem: perceptual_hash(path.read_bytes()) for path in sorted(BCCD.glob("*.jpg"))}
 
     pairs = near_pairs(pictures, {})

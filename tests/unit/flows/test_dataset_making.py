@@ -233,7 +233,7 @@ def test_what_cannot_be_done_is_one_line_and_makes_no_version(retrain, manager, 
 
 def test_bccd_is_refused_for_its_leaking_split_and_imported_with_a_waiver(retrain, manager):
     if not BCCD.is_dir():
-        pytest.skip("The BCCD dataset of ../shared/data is not here.")
+        pytest.skip("needs ../shared/data/bccd")
 
     refused = retrain(f"dataset import v1.0.0 {BCCD} --path x")
     done = retrain(f"dataset import v1.0.0 {BCCD} --path x --waive 'official split'")

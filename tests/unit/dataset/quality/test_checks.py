@@ -405,7 +405,7 @@ EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 def test_what_is_wrong_with_the_labels_of_bccd_is_found():
     if not BCCD.is_dir():
-        pytest.skip("The BCCD annotations of ../shared/data are not here.")
+        pytest.skip("needs ../shared/data/bccd")
     items = [bccd_image(path) for path in sorted(BCCD.glob("*.xml"))]
 
     report = look(*items, classes=("RBC", "WBC", "Platelets"))
