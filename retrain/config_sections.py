@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 
 from retrain.data_collection.strategies.names import CollectionStrategy
 
@@ -33,6 +33,13 @@ def _usable_pipeline(value: Any) -> Any:
     return value
 
 
+def _usable_batch_size(value: Any) -> Any:
+    # One sentence for both kinds, which a union would make one problem each of.
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"Input should be a whole number of at least 1, or auto, got {value!r}")
+    return value
+
+
 Integer = Annotated[int, Field(strict=True)]
 Number = Annotated[float, BeforeValidator(_no_switch)]
 Switch = Annotated[bool, Field(strict=True)]
@@ -41,6 +48,7 @@ Folder = Annotated[Path, BeforeValidator(_not_empty)]
 Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]
 Positive = Annotated[Integer, Field(ge=1)]
 Port = Annotated[Integer, Field(ge=1024, le=65535)]
+BatchSize = Annotated[int | Literal["auto"], PlainValidator(_usable_batch_size)]
 Seconds = Annotated[Number, Field(gt=0)]
 
 
@@ -272,7 +280,9 @@ class Training(Section):
     """Keep the channels of a pixel side by side in memory, which convolutions are often faster with."""
     gradient_accumulation: Positive = 1
     """Batches per optimiser step."""
-    batch_size: Positive = 16
+    batch_size: BatchSize = 16
+    """Images of one step, of all GPUs together; `auto` takes as many as memory allows, at most 64 a GPU and 16 on the
+    CPU, chosen once for the same data and settings."""
     epochs: Positive = 100
     learning_rate: Annotated[Number, Field(gt=0)] = 0.002
     optimizer: Literal["adam", "adamw", "sgd", "musgd"] = "adamw"

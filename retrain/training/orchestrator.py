@@ -5,46 +5,41 @@ from retrain import environment
 
 environment.prepare()
 
-import gc
-import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
-from retrain.errors import ConfigError, Conflict, OutOfMemory, PostConditionFailed
+from retrain.errors import ConfigError, Conflict, PostConditionFailed
 from retrain.storage import files
+from retrain.training.batch_size import AUTO, chosen_batch_size
 from retrain.training.checkpoints import CheckpointManager
 from retrain.training.console import quiet
 from retrain.training.dataset_version import with_data_of_version
 from retrain.training.draws import check_shared
 from retrain.training.execution import Execution
 from retrain.training.export.bundle import FORMATS
-from retrain.training.fitting import Clock, FitSettings, Saved, fit, open_checkpoints
+from retrain.training.fitting import Clock, FitSettings, Saved, open_checkpoints
+from retrain.training.fitting_in_memory import FittingInMemory
 from retrain.training.job import TrainingJob
 from retrain.training.job_files import PREFLIGHT, REPORTS, plain
 from retrain.training.job_notes import asked_for, failure_noted, note_start, noting
 from retrain.training.jobs import LOCK_WAIT_S
 from retrain.training.joined import joined
 from retrain.training.launched import Launched, launched_place
-from retrain.training.micro_batches import more_parts
 from retrain.training.place import ALONE, Place
 from retrain.training.preflight import run_preflight
 from retrain.training.preflight_report import PreflightReport
 from retrain.training.recorder import OnEpoch
 from retrain.training.releasing import Releasing
-from retrain.training.reproducible import reproducible, seed_everything
+from retrain.training.reproducible import reproducible
 from retrain.training.request import TrainingRequest
 from retrain.training.result import EpochReport, TrainingResult
 from retrain.training.supervisor import Supervisor
-
-logger = logging.getLogger(__name__)
 
 
 class TrainingOrchestrator:
@@ -118,9 +113,11 @@ class TrainingOrchestrator:
         home = environment.home()
         self._work_dir = Path(work_dir or home / "jobs").absolute()
         self._datasets = Path(datasets or home / "datasets").absolute()
-        self._supervisor = Supervisor(stall_s, max_restarts)
+        supervisor = Supervisor(stall_s, max_restarts)
+        # Like those that are watched, launched processes wait longer for one another than a stall may last.
+        self._patience_s = supervisor.patience_s
+        self._fitting = FittingInMemory(self._how, supervisor, clock)
         self._releasing = Releasing(self._how.device, keep_best, tuple(export), pictures)
-        self._clock = clock
 
     def train(
         self,
@@ -134,7 +131,7 @@ class TrainingOrchestrator:
 
         Args:
             config: settings of `TrainingRequest`; `dataset`, the name of a dataset version, may stand for `train_data`,
-                `val_data` and `classes`.
+                `val_data` and `classes`, and `auto` for the number of a `batch_size`, see `chosen_batch_size`.
             on_epoch: called after each epoch once it is durable. After a crash the last durable epoch is reported
                 again, since nobody knows whether it was.
             resume: insist that there is a job to go on with, and do so even if it was cancelled.
@@ -146,8 +143,6 @@ class TrainingOrchestrator:
             NotFound, BadInput: data or initial weights are missing or damaged, or there is nothing to resume.
             Conflict: another process trains this job now, or it was cancelled.
             Cancelled: somebody asked to stop it; checkpoints are kept.
-            NotFound, BadInput: data or initial weights are missing or damaged.
-            Conflict: another process trains this job now.
             OutOfMemory: not even one image at a time fits; where some do, batches are trained on in parts.
             StorageFull: no space; free some and call again.
             PostConditionFailed: training diverged, or the stored model is not the trained one.
@@ -157,8 +152,7 @@ class TrainingOrchestrator:
         if launched is None:
             return self._run(config, on_epoch or _ignore, ALONE, resume=resume, preflight=preflight)
         self._check_launched(launched)
-        # Like those that a supervisor watches: longer than a stall may last.
-        with joined(launched, self._how.device, self._supervisor.patience_s) as place:
+        with joined(launched, self._how.device, self._patience_s) as place:
             told = on_epoch if on_epoch and place.leads else _ignore
             return self._run(config, told, place, resume=resume, preflight=preflight)
 
@@ -181,7 +175,8 @@ class TrainingOrchestrator:
     def preflight(self, config: Mapping[str, Any], limit_hours: float | None = None) -> PreflightReport:
         """What would stop this training or make it vain: labels, memory, disk, time, and whether anything is learnt.
 
-        All is checked even when something fails; nothing is written but the lists of a dataset version.
+        All is checked even when something fails; nothing is written but the lists of a dataset version
+        and a batch size that was left to be chosen.
 
         Args:
             limit_hours: a training expected to take longer fails.
@@ -190,7 +185,7 @@ class TrainingOrchestrator:
             ConfigError: a setting is unknown or out of range.
             NotFound, BadInput: data or initial weights are missing, so that the job cannot even be named.
         """
-        job, _ = self._job(config, self._how.processes)
+        job, _ = self._job(config)
         with quiet():
             return run_preflight(job, self._how.device, self._how.processes, limit_hours)
 
@@ -199,6 +194,8 @@ class TrainingOrchestrator:
     ) -> None:
         # Another machine may know it from the mirror alone.
         elsewhere = resume and bool(open_checkpoints(job, self._how.checkpoint_mirror).positions())
+        # As it was chosen: wherever the job goes on, that stays.
+        config = {**config, "batch_size": job.request.batch_size}
         note_start(
             job, config, dataset, self._how.to_json(), time.time(), resume=resume, known_elsewhere=elsewhere
         )
@@ -212,11 +209,11 @@ class TrainingOrchestrator:
 
     def settings_of(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """All settings that `train` would use for this configuration, as they are stored, places left out."""
-        return plain(self._job(config, self._how.processes)[0].request.identity())
+        return plain(self._job(config)[0].request.identity())
 
     def job_id(self, config: Mapping[str, Any]) -> str:
         """The id `train` would use for this configuration."""
-        return self._job(config, self._how.processes)[0].id
+        return self._job(config)[0].id
 
     def _check_launched(self, launched: Launched) -> None:
         started, asked = launched.place.processes // launched.place.nodes, self._how.asked_processes
@@ -235,7 +232,7 @@ class TrainingOrchestrator:
         resume: bool,
         preflight: bool,
     ) -> TrainingResult:
-        job, dataset = self._job(config, max(place.processes, self._how.processes))
+        job, dataset = self._job(config, place)
         jobs = place.gathered(job.id)
         if len(set(jobs)) > 1:
             raise ConfigError(
@@ -261,11 +258,17 @@ class TrainingOrchestrator:
             raise Conflict(f"Training job {job.id} is running in another process; wait for it.") from error
         return result
 
-    def _job(self, config: Mapping[str, Any], processes: int) -> tuple[TrainingJob, dict[str, str] | None]:
+    def _job(
+        self, config: Mapping[str, Any], place: Place = ALONE
+    ) -> tuple[TrainingJob, dict[str, str] | None]:
         """The job, and the dataset version it was asked for with."""
-        dataset = None
+        dataset, processes = None, max(place.processes, self._how.processes)
         if "dataset" in config:
             config, dataset = with_data_of_version(config, self._datasets, self._work_dir / "selections")
+        if config.get("batch_size") == AUTO:
+            here = processes // place.nodes
+            size = place.led(lambda: chosen_batch_size(config, self._how, self._work_dir, here, place.nodes))
+            config = {**config, "batch_size": size}
         request = TrainingRequest.of(config)
         check_shared(request.batch_size, processes)
         if request.sync_batchnorm and (processes == 1 or self._how.device == "cpu"):
@@ -307,7 +310,7 @@ class TrainingOrchestrator:
                     job.write(REPORTS, saved[1]["reports"][:-1])
                 on_epoch(EpochReport.from_json(saved[1]["reports"][-1]))
             if saved is None or not saved[1]["finished"]:
-                self._fit(job, settings, saved, checkpoints, on_epoch, place)
+                self._fitting.run(job, settings, saved, checkpoints, on_epoch, place)
 
             def end() -> TrainingResult:
                 resumed_from = None if saved is None else saved[0].epoch
@@ -320,60 +323,6 @@ class TrainingOrchestrator:
                 return result
 
             return place.led(end)
-
-    def _fit(
-        self,
-        job: TrainingJob,
-        settings: FitSettings,
-        saved: Saved | None,
-        checkpoints: CheckpointManager,
-        on_epoch: OnEpoch,
-        place: Place,
-    ) -> None:
-        while True:
-            parts = place.led(job.micro_batches)
-            try:
-                self._fit_once(
-                    job, replace(settings, micro_batches=parts), saved, checkpoints, on_epoch, place
-                )
-            except OutOfMemory as error:
-                told = str(error)
-            else:
-                return
-            # Out of the handler, which keeps the failed attempt in memory.
-            images = job.request.batch_size // max(place.processes, self._how.processes)
-            job.split(more_parts(parts, images, told))
-            if place.processes > 1:
-                # The others wait for a batch of this one: only their launcher can start all again.
-                raise OutOfMemory(
-                    f"{told} Started again, job {job.id} trains in {job.micro_batches()} parts."
-                )
-            logger.warning("%s Training job %s goes on in %d parts.", told, job.id, job.micro_batches())
-            gc.collect()
-            torch.cuda.empty_cache()
-            seed_everything(job.request.seed)
-            saved = checkpoints.newest_good()
-
-    def _fit_once(
-        self,
-        job: TrainingJob,
-        settings: FitSettings,
-        saved: Saved | None,
-        checkpoints: CheckpointManager,
-        on_epoch: OnEpoch,
-        place: Place,
-    ) -> None:
-        if place.processes > 1 or not self._how.watched:
-            fit(job, settings, saved, checkpoints if place.leads else None, on_epoch, self._clock, place)
-            return
-        reported = set() if saved is None else {saved[0].epoch}
-
-        def report_new(report: EpochReport) -> None:
-            if report.epoch not in reported:
-                reported.add(report.epoch)
-                on_epoch(report)
-
-        self._supervisor.run(job, settings, self._how.processes, report_new)
 
 
 def _finished_state(job: TrainingJob, checkpoints: CheckpointManager) -> dict[str, Any]:

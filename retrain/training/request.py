@@ -213,6 +213,13 @@ def _integer(low: int, high: int | None = None) -> _Parser:
     return parse
 
 
+def _batch_size(key: str, value: Any) -> int:
+    if isinstance(value, str):
+        # `auto` became a number before: here is what is trained, not what was asked for.
+        raise ConfigError(f"{key} must be a whole number of at least 1, or auto, got {value!r}.")
+    return int(_integer(1)(key, value))
+
+
 def _number(low: float, high: float = math.inf, *, above: bool = False) -> _Parser:
     def parse(key: str, value: Any) -> float:
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -345,7 +352,7 @@ _PARSERS: dict[str, _Parser] = {
     "data_digest": _optional(_text),
     "sampling": _choice(SAMPLINGS),
     "epochs": _integer(1),
-    "batch_size": _integer(1),
+    "batch_size": _batch_size,
     "nominal_batch": _optional(_integer(1)),
     "learning_rate": _number(0, 1, above=True),
     "optimizer": _optimizer,

@@ -36,6 +36,19 @@ def test_all_errors_are_reported_at_once(tmp_path):
     assert any(line.startswith("environment RETRAIN_EVALUATION__LEVEL: evaluation.level:") for line in lines)
 
 
+@pytest.mark.parametrize("value", ["0", "true", "2.5", "most", "[16]"])
+def test_a_batch_size_is_a_number_or_auto(tmp_path, value):
+    assert (
+        load_config(written(tmp_path, "training: {batch_size: auto}\n"), {}).config.training.batch_size
+        == "auto"
+    )
+    with pytest.raises(
+        ConfigError, match=r"training.batch_size: .*whole number of at least 1, or auto"
+    ) as caught:
+        load_config(written(tmp_path, f"training: {{batch_size: {value}}}\n"), {})
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_splits_that_do_not_sum_to_one_say_so(tmp_path):
     path = written(tmp_path, "dataset:\n  splits: {train: 0.9, val: 0.2, test: 0.1}\n")
 
