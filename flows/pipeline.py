@@ -23,8 +23,7 @@ from PIL import Image
 from retrain.boxes import Annotations, yolo_to_xyxy
 from retrain.environment import prepare
 from retrain.errors import BadInput, NotFound
-from retrain.evaluation.evaluator import EvaluationItem, evaluate
-from retrain.evaluation.metrics import pr_curve
+from retrain.evaluation.run import EvaluationItem, evaluate
 
 OUTPUT = Path(".retrain/pipeline")
 MODEL, METRICS, PLOTS = OUTPUT / "model", OUTPUT / "metrics.json", OUTPUT / "plots"
@@ -80,16 +79,14 @@ def evaluate_pipeline() -> None:
     params = _params(Path())
     detector = Detector.load(MODEL)
     confidence = params["evaluate"]["confidence"]
-    found = evaluate(
-        detector.predict, list(_items(Path("data/test"))), len(_classes()), confidence=confidence
-    )
+    found = evaluate(detector.predict, list(_items(Path("data/test"))), _classes(), confidence=confidence)
     summary = found.summary
     chosen = {name: getattr(summary, name) for name in ("map50", "map50_95", "precision", "recall", "f1")}
     METRICS.parent.mkdir(parents=True, exist_ok=True)
     METRICS.write_text(json.dumps(chosen, indent=2) + "\n", encoding="utf-8")
     rows = []
     for index, name in enumerate(_classes()):
-        curve = pr_curve(found.matches, index)
+        curve = found.calculator.pr_curve(index)
         rows += [[name, r, p] for r, p in zip(curve.recall.tolist(), curve.precision.tolist(), strict=True)]
     _write_csv("precision_recall.csv", ["class", "recall", "precision"], rows)
     print(json.dumps(chosen))

@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageDraw
 from prefect import task
 from prefect.artifacts import create_image_artifact, create_table_artifact
 
+from retrain.boxes import IntArray
 from retrain.dataset.version import DatasetItem, DatasetVersion
 from retrain.evaluation.comparator import Comparison, compare
-from retrain.evaluation.evaluator import Evaluation, EvaluationItem, evaluate
+from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.gate import GateRules, decide
-from retrain.evaluation.matching import ImageMatch
+from retrain.evaluation.run import EvaluationItem, evaluate
 from tasks.annotation import decode
 from tasks.cycle import CycleWork
 from tasks.resources import Resources
@@ -93,9 +95,7 @@ def _evaluate(work: CycleWork, folder: Any, items: list[EvaluationItem]) -> Eval
 
     config = work.resources.config
     detector = Detector.load(folder)
-    return evaluate(
-        detector.predict, items, len(config.model.classes), confidence=config.evaluation.confidence
-    )
+    return evaluate(detector.predict, items, config.model.classes, confidence=config.evaluation.confidence)
 
 
 def test_slices(resources: Resources, name: str, known_version: str) -> dict[str, list[str]]:
@@ -132,14 +132,16 @@ def _most_different(results: Mapping[str, Evaluation], ids: list[str]) -> str | 
     if not ids:
         return None
     found = {
-        who: dict(zip(one.image_ids, map(_found, one.matches), strict=True)) for who, one in results.items()
+        who: dict(zip(one.truth.images, _found(one).tolist(), strict=True)) for who, one in results.items()
     }
     return max(ids, key=lambda image: found["challenger"][image] - found["champion"][image])
 
 
-def _found(match: ImageMatch) -> int:
-    """Objects found at IoU 0.5 by the boxes that are drawn."""
-    return int(match.hits[match.scores >= _DRAWN, 0].sum())
+def _found(evaluation: Evaluation) -> IntArray:
+    """Objects of each image found at IoU 0.5 by the boxes that are drawn, shape (images,)."""
+    predictions = evaluation.predictions
+    right = evaluation.matches.hits[:, 0] & (predictions.scores >= _DRAWN)
+    return np.bincount(predictions.image[right], minlength=len(evaluation.truth.images))
 
 
 def _show_example(items: list[EvaluationItem], folders: Mapping[str, Any]) -> None:

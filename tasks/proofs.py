@@ -14,7 +14,7 @@ from retrain.dataset.reading.materialise import is_complete
 from retrain.dataset.reading.selection import count_selected
 from retrain.errors import NotFound, PostConditionFailed, RetrainError
 from retrain.evaluation.comparator import Comparison, compare
-from retrain.evaluation.evaluator import Evaluation
+from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.gate import decide
 from tasks.evaluation import gate_rules, saved_evaluation, test_slices
 from tasks.resources import Resources
@@ -181,7 +181,7 @@ def _evaluate(recorded: _Recorded) -> str:
     for name, one in recorded.output.items():
         again = _compared_again(champion, challenger, slices[name], Comparison.from_json(one))
         _same(f"the comparison on {name}", one, again.to_json())
-    return "computed again from the stored matches, equal: " + "; ".join(
+    return "computed again from the stored detections, equal: " + "; ".join(
         f"{name} {one['champion']:.3f} → {one['challenger']:.3f}" for name, one in recorded.output.items()
     )
 

@@ -6,7 +6,8 @@ from typing import Any
 from prefect import task
 
 from retrain.evaluation.comparator import Comparison, compare
-from retrain.evaluation.evaluator import Evaluation, EvaluationItem, evaluate
+from retrain.evaluation.evaluation import Evaluation
+from retrain.evaluation.run import EvaluationItem, evaluate
 from retrain.simulation.traffic import FLEET, Camera, Frame, TrafficSimulator
 from tasks.production import encode
 from tasks.resources import Resources
@@ -95,7 +96,7 @@ def _evaluate_release(resources: Resources, digest: str) -> dict[str, Evaluation
         condition: evaluate(
             detector.predict,
             [_item(frame) for frame in frames],
-            len(config.model.classes),
+            config.model.classes,
             confidence=config.evaluation.confidence,
         )
         for condition, frames in heldout_frames(resources).items()

@@ -9,9 +9,8 @@ from scipy.special import ndtr, stdtrit
 
 from retrain.boxes import FloatArray, IntArray
 from retrain.errors import BadInput
-from retrain.evaluation.evaluator import Evaluation
+from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.matching import IOU_THRESHOLDS
-from retrain.evaluation.metrics import AveragePrecision
 
 Verdict = Literal["better", "worse", "inconclusive", "invalid"]
 Metric = Literal["map50", "map50_95"]
@@ -77,16 +76,16 @@ def compare(
     because plain percentiles are too narrow below about 50 groups.
 
     Raises:
-        BadInput: the two were not evaluated on the same images, groups and truth in the same order.
+        BadInput: the two were not evaluated on the same images, groups and objects, or not asked in the same way.
     """
     _check_pair(champion, challenger)
     if metric not in _THRESHOLDS:
         raise BadInput(f"metric must be one of {', '.join(_THRESHOLDS)}, got {metric!r}.")
     if not 0.5 < level < 1 or resamples < 200:
         raise BadInput(f"level must be in (0.5, 1) and resamples at least 200, got {level} and {resamples}.")
-    units = np.unique(champion.groups, return_inverse=True)[1].astype(np.int64)
+    units = champion.truth.group_of
     n_groups = int(units.max()) + 1
-    curves = [AveragePrecision(each.matches, each.n_classes, units) for each in (champion, challenger)]
+    curves = [each.average_precision(units) for each in (champion, challenger)]
     before, after = (float(curve.mean(_once(n_groups), _THRESHOLDS[metric])[0]) for curve in curves)
 
     low = high = float("nan")
@@ -100,24 +99,23 @@ def compare(
     verdict, reason = _verdict(after - before, low, high, metric, level, problem)
     return Comparison(
         metric, before, after, after - before, low, high, level,
-        len(champion.image_ids), n_groups, resamples, RESAMPLING, verdict, reason,
+        len(champion.truth.images), n_groups, resamples, RESAMPLING, verdict, reason,
     )  # fmt: skip
 
 
 def _check_pair(champion: Evaluation, challenger: Evaluation) -> None:
-    same = champion.image_ids == challenger.image_ids and champion.groups == challenger.groups
-    if not same or champion.n_classes != challenger.n_classes:
+    if champion.truth.digest != challenger.truth.digest:
         raise BadInput(
-            f"Champion and challenger were evaluated on different images or classes ({len(champion.image_ids)} and "
-            f"{len(challenger.image_ids)} images); evaluate both on the same frozen set."
+            f"Champion and challenger were evaluated on different images, groups, classes or objects "
+            f"({len(champion.truth.images)} and {len(challenger.truth.images)} images, digests "
+            f"{champion.truth.digest[:12]} and {challenger.truth.digest[:12]}); evaluate both on the same frozen set."
         )
-    if not champion.image_ids:
-        raise BadInput("There is no image to compare on; check the slice.")
-    for image_id, a, b in zip(champion.image_ids, champion.matches, challenger.matches, strict=True):
-        if not np.array_equal(a.truth_classes, b.truth_classes):
-            raise BadInput(
-                f"The truth of image {image_id} differs between the two evaluations; evaluate both again."
-            )
+    mine, other = champion.protocol.to_json(), challenger.protocol.to_json()
+    if different := [name for name in mine if mine[name] != other[name]]:
+        raise BadInput(
+            f"Champion and challenger were not asked in the same way: {', '.join(different)} differ; evaluate both "
+            "with one protocol."
+        )
 
 
 def _once(n_groups: int) -> IntArray:

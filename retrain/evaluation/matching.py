@@ -1,100 +1,124 @@
-"""Which detection finds which object: greedy COCO matching, done once per image.
+"""Which detection finds which object: greedy COCO matching, done once for all images, classes and overlaps.
 
-Rules are those of pycocotools (area "all", no crowds): Lin et al. 2014, "Microsoft COCO: Common Objects in
-Context".
+Rules are those of pycocotools for area "all": Lin et al. 2014, "Microsoft COCO: Common Objects in Context".
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from retrain.boxes import Annotations, Detections, FloatArray, IntArray, iou_matrix
-from retrain.errors import BadInput
-
-BoolArray = NDArray[np.bool_]
+from retrain.boxes import FloatArray, IntArray
+from retrain.evaluation.predictions import Predictions
+from retrain.evaluation.truth import BoolArray, Truth
 
 IOU_THRESHOLDS: FloatArray = np.linspace(0.5, 0.95, 10)
 MAX_DETECTIONS = 100
 """Per image and class, as in COCO."""
 
 
-@dataclass(frozen=True)
-class ImageMatch:
-    """What one image adds to the metrics.
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """What became of each detection at each of `IOU_THRESHOLDS`.
 
     Attributes:
-        classes: of the detections that count, shape (n,), grouped by class and best score first in each.
-        scores: of the same detections, shape (n,).
-        hits: whether detection i found an object at `IOU_THRESHOLDS[t]`, shape (n, 10).
-        truth_classes: class of each true object, shape (m,).
+        counted: whether a detection is among the best `MAX_DETECTIONS` of its image and class, shape (detections,).
+        object_of: row of the object in `Truth` that it found, or -1, shape (detections, 10).
+        hits: it found an object that is no crowd, shape (detections, 10).
+        ignored: it found a crowd, so it counts neither as right nor as wrong, shape (detections, 10).
     """
 
-    classes: IntArray
-    scores: FloatArray
+    counted: BoolArray
+    object_of: IntArray
     hits: BoolArray
-    truth_classes: IntArray
+    ignored: BoolArray
 
-    def to_json(self) -> dict[str, Any]:
-        """Hits become one 10-bit number per detection; `from_json` gives back equal values."""
-        bits = self.hits @ (1 << np.arange(len(IOU_THRESHOLDS)))
-        return {
-            "classes": self.classes.tolist(),
-            "scores": self.scores.tolist(),
-            "hits": bits.tolist(),
-            "truth": self.truth_classes.tolist(),
-        }
+    def found(self, objects: int, threshold: int = 0, keep: BoolArray | None = None) -> BoolArray:
+        """Which of so many objects were found, shape (objects,).
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "ImageMatch":
-        bits = np.asarray(data["hits"], dtype=np.int64)
-        return cls(
-            classes=np.asarray(data["classes"], dtype=np.int64),
-            scores=np.asarray(data["scores"], dtype=np.float64),
-            hits=(bits[:, None] >> np.arange(len(IOU_THRESHOLDS)) & 1).astype(bool),
-            truth_classes=np.asarray(data["truth"], dtype=np.int64),
-        )
+        Args:
+            threshold: index into `IOU_THRESHOLDS`.
+            keep: detections that are looked at; all when not given.
+        """
+        rows = self.object_of[:, threshold] if keep is None else self.object_of[keep, threshold]
+        found = np.zeros(objects, dtype=bool)
+        found[rows[rows >= 0]] = True
+        return found
 
 
-def match(detections: Detections, truth: Annotations) -> ImageMatch:
-    """Greedy COCO matching: best score first, each takes the free object of its class with the highest IoU.
+def match(truth: Truth, predictions: Predictions) -> Matches:
+    """Best score first, each detection takes the free object of its image and class with the highest IoU.
 
-    Raises:
-        BadInput: a box or score that is not a number, which would poison every later sum.
+    Of equal overlaps the last object is taken, and a crowd, which stays free, only where no other object is left; as in
+    pycocotools.
     """
-    if not (np.isfinite(detections.boxes).all() and np.isfinite(detections.scores).all()):
-        raise BadInput(
-            "A detection has a box or score that is not finite; the model's output cannot be scored."
-        )
-    kept, hits = [np.zeros(0, dtype=np.int64)], [np.zeros((0, len(IOU_THRESHOLDS)), dtype=bool)]
-    for class_index in np.unique(detections.classes):
-        found = np.flatnonzero(detections.classes == class_index)
-        best_first = np.argsort(-detections.scores[found], kind="stable")[:MAX_DETECTIONS]
-        found = found[best_first]
-        objects = truth.boxes[truth.classes == class_index]
-        kept.append(found)
-        hits.append(_greedy(iou_matrix(detections.boxes[found], objects)))
-    index = np.concatenate(kept)
-    return ImageMatch(
-        detections.classes[index], detections.scores[index], np.concatenate(hits), truth.classes
+    n_classes = len(truth.classes)
+    own, true = (side.image * n_classes + side.label for side in (predictions, truth))
+    rank = _rank_within(own)
+    counted = rank < MAX_DETECTIONS
+    detection, obj, iou = overlapping(predictions, truth, own, true, counted)
+    keep = iou >= IOU_THRESHOLDS[0]
+    detection, obj, iou = detection[keep], obj[keep], iou[keep]
+    # In the order in which a detection would take them.
+    order = np.lexsort((-obj, -iou, truth.crowd[obj], detection))
+    detection, obj, iou = detection[order], obj[order], iou[order]
+    object_of = np.full((len(predictions), len(IOU_THRESHOLDS)), -1, dtype=np.int64)
+    free = np.ones((len(truth), len(IOU_THRESHOLDS)), dtype=bool)
+    enough = iou[:, None] >= np.minimum(IOU_THRESHOLDS, 1 - 1e-10)
+    # Detections of different images or classes do not compete: all that are next in theirs choose at once.
+    turns = _rank_within(own[np.unique(detection)])
+    turn = np.repeat(turns, np.unique(detection, return_counts=True)[1])
+    for now in range(int(turns.max()) + 1 if len(turns) else 0):
+        pairs = np.flatnonzero(turn == now)
+        possible = enough[pairs] & free[obj[pairs]]
+        choosing, starts = np.unique(detection[pairs], return_index=True)
+        place = np.where(possible, np.arange(len(pairs))[:, None], len(pairs))
+        first = np.minimum.reduceat(place, starts, axis=0)
+        row, column = np.nonzero(first < len(pairs))
+        taken = obj[pairs][first[row, column]]
+        object_of[choosing[row], column] = taken
+        free[taken, column] = truth.crowd[taken]
+    matched = object_of >= 0
+    crowd = matched & truth.crowd[np.maximum(object_of, 0)] if len(truth) else matched
+    return Matches(counted, object_of, matched & ~crowd, crowd)
+
+
+def overlapping(
+    predictions: Predictions, truth: Truth, own: IntArray, true: IntArray, keep: BoolArray
+) -> tuple[IntArray, IntArray, FloatArray]:
+    """All pairs of a detection and an object with the same key, and their IoU: rows, rows and values, each (pairs,).
+
+    Args:
+        own: key of each detection; pairs come in the order of the detections.
+        true: key of each object.
+        keep: detections that are looked at.
+    """
+    by_key = np.argsort(true, kind="stable")
+    first, last = (np.searchsorted(true[by_key], own, side) for side in ("left", "right"))  # type: ignore[call-overload]
+    count = np.where(keep, last - first, 0)
+    detection = np.repeat(np.arange(len(own)), count)
+    offset = np.arange(len(detection)) - np.repeat(np.cumsum(count) - count, count)
+    obj = by_key[first[detection] + offset]
+    return detection, obj, _iou(predictions.boxes[detection], truth.boxes[obj], truth.crowd[obj])
+
+
+def _iou(found: FloatArray, true: FloatArray, crowd: BoolArray) -> FloatArray:
+    """Of each pair of rows; of a crowd, the share of the detection that lies in it."""
+    # To the last bit as pycocotools, which is given corner and size: a threshold may be met exactly.
+    (corner_a, size_a), (corner_b, size_b) = (
+        (boxes[:, :2], boxes[:, 2:] - boxes[:, :2]) for boxes in (found, true)
     )
+    sides = np.minimum(corner_a + size_a, corner_b + size_b) - np.maximum(corner_a, corner_b)
+    shared = np.where((sides > 0).all(axis=1), sides[:, 0] * sides[:, 1], 0.0)
+    area_a, area_b = size_a[:, 0] * size_a[:, 1], size_b[:, 0] * size_b[:, 1]
+    union = np.where(crowd, area_a, area_a + area_b - shared)
+    shares: FloatArray = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return shares
 
 
-def _greedy(iou: FloatArray) -> BoolArray:
-    """Hits of shape (detections, thresholds) for one image and class."""
-    n_detections, n_objects = iou.shape
-    hits = np.zeros((n_detections, len(IOU_THRESHOLDS)), dtype=bool)
-    free = np.ones((len(IOU_THRESHOLDS), n_objects), dtype=bool)
-    if n_objects == 0:
-        return hits
-    floor = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)
-    for index in np.flatnonzero(iou.max(axis=1) >= floor[0]):
-        candidates = np.where(free, iou[index], -1.0)
-        # pycocotools gives equal IoUs to the object that comes last.
-        choice = n_objects - 1 - np.argmax(candidates[:, ::-1], axis=1)
-        found = candidates[np.arange(len(floor)), choice] >= floor
-        hits[index] = found
-        free[found, choice[found]] = False
-    return hits
+def _rank_within(keys: IntArray) -> IntArray:
+    """How many rows before each have the same key."""
+    order = np.argsort(keys, kind="stable")
+    starts = np.flatnonzero(np.diff(keys[order], prepend=keys[order][:1] - 1))
+    ranks = np.empty(len(keys), dtype=np.int64)
+    ranks[order] = np.arange(len(keys)) - np.repeat(starts, np.diff(starts, append=len(keys)))
+    return ranks

@@ -18,6 +18,8 @@ from retrain.data_collection.estimator import (
 from retrain.data_collection.estimator import estimate as estimate_at
 from retrain.errors import BadInput
 from retrain.evaluation.matching import match
+from retrain.evaluation.predictions import Predictions
+from retrain.evaluation.truth import LabelledImage, Truth
 
 RUNS = 1000
 SHARES = ("precision", "recall", "f1")
@@ -459,5 +461,6 @@ def test_counts_agree_with_the_matching_of_evaluation(seed: int):
 
     tp, fp, fn = match_counts(prediction, truth)
 
-    assert tp == match(prediction, truth).hits[:, 0].sum()
+    images = Truth.of([LabelledImage("a", "a", truth)], ["a", "b"])
+    assert tp == match(images, Predictions.of(images, {"a": prediction})).hits[:, 0].sum()
     assert (tp + fp, tp + fn) == (len(prediction), len(truth))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from retrain.boxes import Annotations, Detections
-from retrain.evaluation.evaluator import EvaluationItem, evaluate
+from retrain.evaluation.run import EvaluationItem, evaluate
 
 TRUTH = Annotations.of([[0, 0, 20, 20], [40, 0, 60, 20], [0, 40, 20, 60], [40, 40, 60, 60]], [0, 1, 2, 0])
 
@@ -14,7 +14,7 @@ def evaluation_of():
     def build(quality, seed=0, recordings=12, per_recording=5, truth=TRUTH):
         rng = np.random.default_rng(seed)
 
-        def predict(images):
+        def predict(images, **_):
             answers = []
             for _ in images:
                 seen = np.flatnonzero(rng.random(len(truth)) < quality)
@@ -28,6 +28,6 @@ def evaluation_of():
             )
             for index in range(recordings * per_recording)
         ]
-        return evaluate(predict, items, n_classes=3)
+        return evaluate(predict, items, ["a", "b", "c"])
 
     return build

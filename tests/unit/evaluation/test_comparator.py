@@ -8,9 +8,8 @@ from scipy.stats import norm
 from retrain.boxes import Annotations
 from retrain.errors import BadInput
 from retrain.evaluation.comparator import Comparison, compare
-from retrain.evaluation.evaluator import Evaluation
-from retrain.evaluation.matching import ImageMatch
-from retrain.evaluation.metrics import summarise
+from retrain.evaluation.protocol import EvaluationProtocol
+from tests.unit.evaluation.worlds import copies
 
 
 def test_a_clearly_better_challenger_is_better_and_the_other_way_round_worse(evaluation_of):
@@ -43,13 +42,13 @@ def test_equal_seeds_give_equal_intervals_and_other_seeds_others(evaluation_of):
 
 def test_the_interval_is_that_of_summaries_recomputed_on_every_draw(evaluation_of):
     champion, challenger = evaluation_of(0.6), evaluation_of(0.8, seed=1)
-    recording = [int(group.removeprefix("cam-")) for group in champion.groups]
+    recording = [int(group.removeprefix("cam-")) for group in champion.truth.groups]
     # compare() numbers recordings in the order of their names.
     by_name = np.argsort(np.argsort([f"cam-{n}" for n in range(12)]))
     draws = np.random.default_rng(7).multinomial(12, np.full(12, 1 / 12), 200)[:, by_name][:, recording]
 
     def scores(evaluation):
-        return np.array([summarise(evaluation.matches, 3, draw).map50 for draw in draws])
+        return np.array([copies(evaluation, draw).summary.map50 for draw in draws])
 
     result = compare(champion, challenger, seed=7, resamples=200)
 
@@ -60,16 +59,9 @@ def test_the_interval_is_that_of_summaries_recomputed_on_every_draw(evaluation_o
 
 
 def test_recordings_are_drawn_not_frames(evaluation_of):
-    def repeated(evaluation, times):
-        """Each frame seen `times` times in its recording: no new information."""
-        ids = tuple(f"{image_id}-{n}" for image_id in evaluation.image_ids for n in range(times))
-        groups = tuple(group for group in evaluation.groups for _ in range(times))
-        matches = tuple(item for item in evaluation.matches for _ in range(times))
-        return Evaluation(ids, groups, matches, evaluation.n_classes, evaluation.confidence)
-
     pair = evaluation_of(0.6), evaluation_of(0.7, seed=1)
 
-    once, often = compare(*pair), compare(*(repeated(each, 9) for each in pair))
+    once, often = compare(*pair), compare(*(copies(each, [9] * 60) for each in pair))
 
     assert often.n_images == 9 * once.n_images
     assert (often.low, often.high) == pytest.approx((once.low, once.high), abs=1e-9)
@@ -94,13 +86,20 @@ def test_images_without_objects_give_no_verdict(evaluation_of):
 
 def test_objects_in_too_few_recordings_give_no_verdict(evaluation_of):
     def emptied(evaluation):
-        nothing = ImageMatch(
-            np.zeros(0, np.int64), np.zeros(0), np.zeros((0, 10), bool), np.zeros(0, np.int64)
+        first = np.flatnonzero(evaluation.truth.group_of == 0)
+        return replace(
+            evaluation,
+            truth=replace(evaluation.truth, **rows_in(evaluation.truth, first)),
+            predictions=replace(evaluation.predictions, **rows_in(evaluation.predictions, first)),
         )
-        matches = tuple(
-            m if g == "cam-0" else nothing for m, g in zip(evaluation.matches, evaluation.groups, strict=True)
-        )
-        return replace(evaluation, matches=matches)
+
+    def rows_in(table, images):
+        columns = {
+            name: each
+            for name, each in vars(table).items()
+            if isinstance(each, np.ndarray) and name != "group_of"
+        }
+        return {name: column[np.isin(table.image, images)] for name, column in columns.items()}
 
     result = compare(emptied(evaluation_of(0.3)), emptied(evaluation_of(1.0)))
 
@@ -110,13 +109,15 @@ def test_objects_in_too_few_recordings_give_no_verdict(evaluation_of):
 
 def test_different_images_or_truth_cannot_be_compared(evaluation_of):
     one = evaluation_of(0.7)
-    shuffled = one.only(one.image_ids[:-1])
+    shuffled = one.only(one.truth.images[:-1])
     relabelled = evaluation_of(0.7, truth=Annotations.of([[0, 0, 20, 20]], [1]))
 
     with pytest.raises(BadInput, match="same frozen set"):
         compare(one, shuffled)
-    with pytest.raises(BadInput, match="truth of image 000 differs"):
+    with pytest.raises(BadInput, match="same frozen set"):
         compare(one, relabelled)
+    with pytest.raises(BadInput, match="not asked in the same way: max_detections differ"):
+        compare(one, replace(one, protocol=EvaluationProtocol(max_detections=100)))
 
 
 @pytest.mark.parametrize("evaluations", [(0.3, 0.8), (0.0, 1.0)])

@@ -1,126 +1,90 @@
-import contextlib
-import io
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from retrain.boxes import Annotations, Detections
-from retrain.errors import BadInput
-from retrain.evaluation.matching import ImageMatch, match
-from retrain.evaluation.metrics import pr_curve, summarise
+from retrain.errors import BadInput, PostConditionFailed
+from retrain.evaluation import metrics
+from retrain.evaluation.coco import NUMBERS, coco_numbers
+from retrain.evaluation.matching import IOU_THRESHOLDS
+from retrain.evaluation.predictions import Predictions
+from retrain.evaluation.truth import LabelledImage, Truth
+from tests.unit.evaluation.worlds import by_pycocotools, copies, evaluation, labelled, random_world
+
+ONE_BOX = Annotations.of([[0, 0, 10, 10]], [0])
 
 
-def random_world(seed, images=12, classes=3, detections=10, grid=None, tied_scores=False):
-    """Objects, and detections scattered around them; on a grid, so that IoUs tie and hit thresholds exactly."""
-    rng = np.random.default_rng(seed)
-    found, truth = [], []
-    for _ in range(images):
-        m, k = rng.integers(0, 6), rng.integers(0, detections)
-        corner = rng.uniform(0, 100, (m, 2))
-        boxes = np.hstack([corner, corner + rng.uniform(8, 40, (m, 2))])
-        labels = rng.integers(0, classes, m)
-        if m and k:
-            pick = rng.integers(0, m, k)
-            proposed = boxes[pick] + rng.normal(0, 3, (k, 4))
-            names = np.where(rng.random(k) < 0.8, labels[pick], rng.integers(0, classes, k))
-        else:
-            corner = rng.uniform(0, 100, (k, 2))
-            proposed, names = np.hstack([corner, corner + 10]), rng.integers(0, classes, k)
-        if grid:
-            boxes, proposed = np.round(boxes / grid) * grid, np.round(proposed / grid) * grid
-        proposed[:, 2:] = np.maximum(proposed[:, 2:], proposed[:, :2])
-        scores = rng.random(k)
-        found.append(Detections.of(proposed, names, np.round(scores, 1) if tied_scores else scores))
-        truth.append(Annotations.of(boxes, labels))
-    return found, truth
+def stats(one):
+    return np.array([one.summary.coco[name] for name in NUMBERS])
 
 
-def pycocotools_map(found, truth, classes):
-    def xywh(box):
-        return [float(box[0]), float(box[1]), float(box[2] - box[0]), float(box[3] - box[1])]
+def ap(one, weights=None):
+    weights = np.ones(len(one.truth.images), dtype=np.int64) if weights is None else np.asarray(weights)
+    return one.average_precision().resampled(weights[None, :], IOU_THRESHOLDS)[0]
 
-    images = [{"id": index} for index in range(len(truth))]
-    categories = [{"id": index} for index in range(classes)]
-    objects = [
-        {"image_id": image, "category_id": int(label), "bbox": xywh(box), "area": xywh(box)[2] * xywh(box)[3]}
-        for image, item in enumerate(truth)
-        for box, label in zip(item.boxes, item.classes, strict=True)
-    ]
-    # Object id 0 means "unmatched" inside pycocotools.
-    objects = [{**item, "id": number, "iscrowd": 0} for number, item in enumerate(objects, start=1)]
-    proposals = [
-        {"image_id": image, "category_id": int(label), "bbox": xywh(box), "score": float(score)}
-        for image, item in enumerate(found)
-        for box, label, score in zip(item.boxes, item.classes, item.scores, strict=True)
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = {"images": images, "categories": categories, "annotations": objects}
-        coco.createIndex()
-        results = coco.loadRes(proposals) if proposals else COCO()
-        if not proposals:
-            results.dataset = {"images": images, "categories": categories, "annotations": []}
-            results.createIndex()
-        run = COCOeval(coco, results, "bbox")
-        run.evaluate()
-        run.accumulate()
-    precision = run.eval["precision"][:, :, :, 0, 2]
-    return tuple(
-        values[values > -1].mean() if (values > -1).any() else np.nan for values in (precision[0], precision)
+
+def assert_as_pycocotools(one):
+    expected, per_class = by_pycocotools(one)
+    assert stats(one) == pytest.approx(expected, abs=1e-9, nan_ok=True)
+    # Both of our ways: hotcoco's numbers, and what everything else is derived from.
+    assert coco_numbers(one.truth, one.predictions).per_class == pytest.approx(
+        per_class, abs=1e-9, nan_ok=True
     )
+    assert ap(one) == pytest.approx(per_class, abs=1e-9, nan_ok=True)
 
 
-def numbers(summary):
-    return np.array(
-        [summary.map50, summary.map50_95, summary.precision, summary.recall, *summary.per_class_ap50]
-    )
-
-
-def matched(found, truth):
-    return [match(*pair) for pair in zip(found, truth, strict=True)]
-
-
-@pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("tied_scores", [False, True])
-@pytest.mark.parametrize("grid", [None, 4])
-def test_map_equals_pycocotools(seed, grid, tied_scores):
-    found, truth = random_world(seed, grid=grid, tied_scores=tied_scores)
-
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 1_000_000),
+    images=st.integers(1, 8),
+    classes=st.integers(1, 4),
+    detections=st.sampled_from([1, 2, 10, 30]),
+    grid=st.sampled_from([None, 4, 16]),
+    tied_scores=st.booleans(),
+    crowds=st.sampled_from([0.0, 0.3, 1.0]),
+    spread=st.sampled_from([9, 40, 200]),
+)
+def test_all_numbers_equal_those_of_pycocotools(seed, classes, **world):
+    found, truth = random_world(seed, classes=classes, **world)
     # Two classes are in no image: COCO leaves them out of the mean.
-    summary = summarise(matched(found, truth), n_classes=5)
-
-    expected = pycocotools_map(found, truth, classes=5)
-    assert (summary.map50, summary.map50_95) == pytest.approx(expected, abs=1e-9)
+    assert_as_pycocotools(evaluation(found, truth, classes + 2))
 
 
-def test_map_equals_pycocotools_when_images_hold_more_than_100_detections_of_a_class():
+def test_the_same_when_images_hold_more_than_100_detections_of_a_class():
     found, truth = random_world(0, images=4, classes=1, detections=400)
     assert max(len(item) for item in found) > 200
+    assert_as_pycocotools(evaluation(found, truth, 1))
 
-    summary = summarise(matched(found, truth), n_classes=1)
 
-    assert (summary.map50, summary.map50_95) == pytest.approx(pycocotools_map(found, truth, 1), abs=1e-9)
+@pytest.mark.parametrize("side", [32.0, 96.0, np.nextafter(32, 0), np.nextafter(96, 0)])
+def test_the_same_at_the_edges_of_the_area_ranges(side):
+    objects = Annotations.of([[0, 0, side, side], [200, 200, 200 + side, 210]], [0, 0])
+    found = [Detections.of(objects.boxes, objects.classes, [0.9, 0.8])]
+    assert_as_pycocotools(evaluation(found, labelled(objects)))
+
+
+def test_areas_of_objects_may_be_other_than_those_of_their_boxes():
+    image = LabelledImage("a", "g", ONE_BOX, areas=[96.0**2])
+    one = evaluation([Detections.of(ONE_BOX.boxes, [0], [0.9])], [image], 1)
+    assert_as_pycocotools(one)
+    assert np.isnan(one.summary.coco["map_small"])
+    assert one.summary.coco["map_large"] == pytest.approx(1.0)
 
 
 def test_objects_without_any_detection_score_zero_as_in_pycocotools():
     _, truth = random_world(1)
-    found = [Detections.empty()] * len(truth)
+    one = evaluation([Detections.empty()] * len(truth), truth)
 
-    summary = summarise(matched(found, truth), n_classes=3)
-
-    assert summary.map50 == summary.map50_95 == pycocotools_map(found, truth, 3)[0] == 0
-    assert summary.recall == 0.0
-    assert np.isnan(summary.precision)
+    assert_as_pycocotools(one)
+    assert one.summary.map50 == one.summary.map50_95 == one.summary.recall == 0
+    assert np.isnan(one.summary.precision)
 
 
 def test_images_without_objects_have_no_score_rather_than_a_good_one():
     found, _ = random_world(2)
 
-    summary = summarise(matched(found, [Annotations.empty()] * len(found)), n_classes=3)
+    summary = evaluation(found, labelled(*[Annotations.empty()] * len(found))).summary
 
     assert np.isnan(summary.map50)
     assert np.isnan(summary.recall)
@@ -129,85 +93,143 @@ def test_images_without_objects_have_no_score_rather_than_a_good_one():
 
 
 def test_detections_on_empty_images_lower_the_score():
-    truth = Annotations.of([[0, 0, 10, 10]], [0])
-    hit = match(Detections.of([[0, 0, 10, 10]], [0], [0.5]), truth)
-    false_alarm = match(Detections.of([[0, 0, 10, 10]], [0], [0.9]), Annotations.empty())
+    hit, false_alarm = (Detections.of(ONE_BOX.boxes, [0], [score]) for score in (0.5, 0.9))
 
-    assert summarise([hit], 1).map50 == 1.0
-    assert summarise([hit, false_alarm], 1).map50 == pytest.approx(0.5)
-
-
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 10_000), weights=st.lists(st.integers(0, 4), min_size=8, max_size=8))
-def test_a_weight_is_worth_as_many_copies_of_the_image(seed, weights):
-    matches = matched(*random_world(seed, images=8))
-    copies = [item for item, times in zip(matches, weights, strict=True) for _ in range(times)]
-
-    weighted, copied = summarise(matches, 3, weights=np.array(weights)), summarise(copies, 3)
-
-    assert numbers(weighted) == pytest.approx(numbers(copied), abs=1e-12, nan_ok=True)
-    assert (weighted.n_images, weighted.n_objects) == (copied.n_images, copied.n_objects)
+    assert evaluation([hit], labelled(ONE_BOX), 1).summary.map50 == pytest.approx(1.0)
+    both = evaluation([hit, false_alarm], labelled(ONE_BOX, Annotations.empty()), 1)
+    assert both.summary.map50 == pytest.approx(0.5)
 
 
-@settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 10_000))
-def test_scores_lie_in_zero_to_one_and_do_not_depend_on_the_order_of_images(seed):
-    matches = matched(*random_world(seed))
+def test_what_is_found_in_a_crowd_counts_neither_way():
+    crowd = LabelledImage(
+        "a", "g", Annotations.of([[0, 0, 100, 100], [200, 0, 210, 10]], [0, 0]), [True, False]
+    )
+    found = Detections.of([[5, 5, 15, 15], [25, 5, 35, 15], [200, 0, 210, 10]], [0, 0, 0], [0.9, 0.8, 0.7])
 
-    summary, reversed_summary = summarise(matches, 3), summarise(matches[::-1], 3)
+    summary = evaluation([found], [crowd], 1).summary
 
-    assert 0 <= summary.map50_95 <= summary.map50 <= 1
-    assert numbers(reversed_summary) == pytest.approx(numbers(summary), abs=1e-12, nan_ok=True)
+    assert (summary.map50, summary.precision, summary.recall) == pytest.approx((1.0, 1.0, 1.0))
+    assert (summary.n_objects, summary.n_detections) == (1, 1)
 
 
-def test_precision_recall_and_f1_are_counted_at_the_given_confidence():
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    weights=st.lists(st.integers(0, 4), min_size=8, max_size=8).filter(any),
+    crowds=st.sampled_from([0.0, 0.3]),
+)
+def test_a_weight_is_worth_as_many_copies_of_the_image(seed, weights, crowds):
+    one = evaluation(*random_world(seed, images=8, crowds=crowds))
+
+    weighted, unweighted = ap(one, weights), ap(copies(one, weights))
+
+    assert weighted == pytest.approx(unweighted, abs=1e-12, nan_ok=True)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), tied=st.booleans(), grid=st.sampled_from([None, 8]))
+def test_the_order_of_images_objects_and_detections_changes_nothing(seed, tied, grid):
+    found, images = random_world(seed, tied_scores=tied, grid=grid, crowds=0.2)
+    rng = np.random.default_rng(seed)
+
+    def shuffled(image, detections):
+        objects, rows = rng.permutation(len(image.objects)), rng.permutation(len(detections))
+        new = LabelledImage(
+            image.image_id,
+            image.group,
+            Annotations.of(image.objects.boxes[objects], image.objects.classes[objects]),
+            np.asarray(image.crowd)[objects],
+        )
+        return new, Detections(detections.boxes[rows], detections.classes[rows], detections.scores[rows])
+
+    pairs = [shuffled(*pair) for pair in zip(images, found, strict=True)]
+    order = rng.permutation(len(pairs))
+    again = evaluation([pairs[row][1] for row in order], [pairs[row][0] for row in order])
+    one = evaluation(found, images)
+
+    assert again.summary.to_json() == one.summary.to_json()
+    assert again.truth.digest == one.truth.digest
+    assert 0 <= np.nan_to_num(one.summary.map50_95) <= np.nan_to_num(one.summary.map50) <= 1
+
+
+def test_precision_recall_and_f1_are_counted_at_the_served_confidence():
     truth = Annotations.of([[0, 0, 10, 10], [50, 50, 60, 60]], [0, 1])
     found = Detections.of([[0, 0, 10, 10], [50, 50, 60, 60], [80, 80, 90, 90]], [0, 1, 1], [0.9, 0.2, 0.8])
 
-    at_half = summarise([match(found, truth)], 2, confidence=0.5)
+    at_half = evaluation([found], labelled(truth), 2, confidence=0.5).summary
 
     assert (at_half.precision, at_half.recall, at_half.f1) == (0.5, 0.5, 0.5)
     assert (at_half.n_objects, at_half.n_detections) == (2, 2)
-    assert summarise([match(found, truth)], 2, confidence=0.1).recall == 1.0
+    first, second = at_half.classes["class 0"], at_half.classes["class 1"]
+    assert (first.precision, first.recall, first.n_objects, first.n_detections) == (1.0, 1.0, 1, 1)
+    assert (second.precision, second.recall) == (0.0, 0.0)
+    assert evaluation([found], labelled(truth), 2, confidence=0.1).summary.recall == 1.0
+    # A detection exactly at the confidence is served.
+    assert evaluation([found], labelled(truth), 2, confidence=0.2).summary.recall == 1.0
+
+
+def test_the_best_f1_is_the_highest_of_all_confidences():
+    truth = Annotations.of([[0, 0, 10, 10], [50, 50, 60, 60]], [0, 0])
+    boxes = [[0, 0, 10, 10], [80, 80, 90, 90], [50, 50, 60, 60], [20, 80, 30, 90]]
+    found = Detections.of(boxes, [0] * 4, [0.9, 0.5, 0.5, 0.2])
+
+    summary = evaluation([found], labelled(truth), 1).summary
+
+    # One of two at 0.9: F1 2/3. At 0.5 both, whatever their order: 4/5.
+    assert (summary.best_f1, summary.best_confidence) == (0.8, 0.5)
+    assert (summary.classes["class 0"].best_f1, summary.classes["class 0"].best_confidence) == (0.8, 0.5)
+    one_class = evaluation([found], labelled(truth), 1, confidence=summary.best_confidence).summary
+    assert one_class.f1 == summary.best_f1
 
 
 def test_pr_curve_ends_at_the_recall_of_all_detections():
-    matches = matched(*random_world(5))
+    one = evaluation(*random_world(5), classes=5)
 
-    curve = pr_curve(matches, 1)
+    curve = one.calculator.pr_curve(1)
 
-    objects = sum(int((item.truth_classes == 1).sum()) for item in matches)
-    hits = sum(int(item.hits[item.classes == 1, 0].sum()) for item in matches)
-    assert curve.recall[-1] == pytest.approx(hits / objects)
+    own = one.predictions.label == 1
+    assert curve.recall[-1] == one.matches.hits[own, 0].sum() / (one.truth.label == 1).sum()
     assert np.all(np.diff(curve.recall) >= 0)
     assert np.all(np.diff(curve.scores) <= 0)
-    assert len(pr_curve(matches, 4).recall) == 0
+    assert len(one.calculator.pr_curve(4).recall) == 0
 
 
-@settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 10_000))
-def test_match_records_survive_json(seed):
-    for item in matched(*random_world(seed, images=3)):
-        again = ImageMatch.from_json(item.to_json())
+def test_two_ways_to_the_number_that_disagree_are_an_error(monkeypatch):
+    one = evaluation(*random_world(3))
 
-        for field in ("classes", "scores", "hits", "truth_classes"):
-            assert np.array_equal(getattr(again, field), getattr(item, field))
-            assert getattr(again, field).dtype == getattr(item, field).dtype
+    def wrong(truth, predictions):
+        numbers = coco_numbers(truth, predictions)
+        numbers.per_class[0, 3] += 1e-5
+        return numbers
+
+    monkeypatch.setattr(metrics, "coco_numbers", wrong)
+    with pytest.raises(PostConditionFailed, match=r"class 'class 0' at IoU 0.65 .* neither can be relied on"):
+        _ = one.summary
 
 
-def test_a_score_that_is_no_number_is_refused():
-    poisoned = Detections(np.zeros((1, 4)), np.zeros(1, dtype=np.int64), np.array([np.nan]))
+@pytest.mark.parametrize("part", ["boxes", "scores"])
+def test_what_is_no_number_is_refused(part):
+    parts = {"boxes": np.zeros((1, 4)), "classes": np.zeros(1, dtype=np.int64), "scores": np.ones(1)}
+    parts[part] = parts[part] * np.nan
 
     with pytest.raises(BadInput, match="not finite"):
-        match(poisoned, Annotations.empty())
+        evaluation([Detections(**parts)], labelled(ONE_BOX))
 
 
 def test_a_class_outside_the_range_is_refused():
-    with pytest.raises(BadInput, match="class 7"):
-        summarise([match(Detections.empty(), Annotations.of([[0, 0, 1, 1]], [7]))], n_classes=3)
+    with pytest.raises(BadInput, match="Image '0000' has an object of class 7, but there are 3 classes"):
+        evaluation([Detections.empty()], labelled(Annotations.of([[0, 0, 1, 1]], [7])))
+    with pytest.raises(BadInput, match="detection has class 7, but there are 3 classes"):
+        evaluation([Detections.of([[0, 0, 1, 1]], [7], [0.5])], labelled(ONE_BOX))
+    with pytest.raises(BadInput, match="1 objects, but 2 values of crowd"):
+        evaluation([Detections.empty()], [LabelledImage("a", "g", ONE_BOX, [True, False])])
 
 
-@pytest.mark.parametrize("weights", [[1, -1], [1], [0.5, 0.5]])
-def test_weights_must_be_one_whole_number_per_image(weights):
-    with pytest.raises(BadInput, match="whole numbers"):
-        summarise(matched(*random_world(0, images=2)), 3, weights=np.array(weights))
+def test_images_that_are_unknown_or_missing_are_refused():
+    truth = Truth.of(labelled(ONE_BOX, ONE_BOX), ["a"])
+    with pytest.raises(
+        BadInput, match="1 images were predicted that are not among the 2 labelled ones, first 'x'"
+    ):
+        Predictions.of(truth, {"0000": Detections.empty(), "x": Detections.empty()})
+    with pytest.raises(BadInput, match="1 labelled images were not predicted, first '0001'"):
+        Predictions.of(truth, {"0000": Detections.empty()})

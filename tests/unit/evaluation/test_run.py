@@ -1,12 +1,16 @@
 import errno
+import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from retrain.boxes import Annotations, Detections
 from retrain.errors import BadInput, NotFound, StorageFull
-from retrain.evaluation.evaluator import Evaluation, EvaluationItem, evaluate
+from retrain.evaluation.evaluation import Evaluation
+from retrain.evaluation.protocol import EvaluationProtocol
+from retrain.evaluation.run import EvaluationItem, evaluate
 
 BOX = Annotations.of([[0, 0, 10, 10]], [0])
 
@@ -20,23 +24,23 @@ def items(count, truth=BOX):
     ]
 
 
-def perfect(images):
+def perfect(images, **_):
     return [Detections.of(BOX.boxes, BOX.classes, [0.9]) for _ in images]
 
 
 def test_every_image_is_predicted_once_in_batches_and_progress_is_told():
     seen, progress = [], []
 
-    def predict(images):
+    def predict(images, **_):
         seen.append([int(image[0, 0, 0]) for image in images])
         return perfect(images)
 
-    result = evaluate(predict, items(5), 1, batch_size=2, on_progress=progress.append)
+    result = evaluate(predict, items(5), ["a"], batch_size=2, on_progress=progress.append)
 
     assert seen == [[0, 1], [2, 3], [4]]
     assert progress == [2, 4, 5]
-    assert result.image_ids == tuple(f"image-{i}" for i in range(5))
-    assert result.summary.map50 == 1.0
+    assert result.truth.images == tuple(f"image-{i}" for i in range(5))
+    assert result.summary.map50 == pytest.approx(1.0)
 
 
 def test_images_are_loaded_only_when_their_batch_is_due():
@@ -44,14 +48,14 @@ def test_images_are_loaded_only_when_their_batch_is_due():
 
     def lazy():
         for item in items(4):
-            yield item._replace(load=lambda item=item: loaded.append(item.image_id) or item.load())
+            yield replace(item, load=lambda item=item: loaded.append(item.image_id) or item.load())
 
-    def predict(images):
+    def predict(images, **_):
         assert len(loaded) % 2 == 0
         assert len(images) == 2
         return perfect(images)
 
-    evaluate(predict, lazy(), 1, batch_size=2)
+    evaluate(predict, lazy(), ["a"], batch_size=2)
 
     assert len(loaded) == 4
 
@@ -62,8 +66,11 @@ def test_a_saved_evaluation_comes_back_equal(tmp_path, evaluation_of):
     original.save(tmp_path / "deep" / "evaluation.json")
     again = Evaluation.load(tmp_path / "deep" / "evaluation.json")
 
-    assert again.summary == original.summary
-    assert (again.image_ids, again.groups, again.n_classes) == (original.image_ids, original.groups, 3)
+    assert again.summary.to_json() == original.summary.to_json()
+    assert again.truth.digest == original.truth.digest
+    assert (again.protocol, again.confidence) == (original.protocol, original.confidence)
+    again.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "deep" / "evaluation.json").read_bytes()
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["evaluation.json"]
 
 
@@ -84,12 +91,12 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(tmp_path, monk
 
 def test_a_slice_is_scored_as_if_only_it_had_been_evaluated(evaluation_of):
     whole = evaluation_of(0.6)
-    wanted = whole.image_ids[10:30]
+    wanted = whole.truth.images[10:30]
 
     part = whole.only(wanted)
 
-    assert part.image_ids == wanted
-    assert part.groups == whole.groups[10:30]
+    assert part.truth.images == wanted
+    assert part.truth.groups == whole.truth.groups[10:30]
     assert part.summary.n_images == 20
     with pytest.raises(NotFound, match="'nowhere'"):
         whole.only(["nowhere"])
@@ -106,14 +113,55 @@ def test_reading_what_is_not_an_evaluation_says_so(tmp_path):
 
 def test_nothing_to_evaluate_is_an_error_not_a_score():
     with pytest.raises(BadInput, match="no image"):
-        evaluate(perfect, [], 1)
+        evaluate(perfect, [], ["a"])
 
 
 def test_an_image_that_comes_twice_is_refused():
     with pytest.raises(BadInput, match="twice"):
-        evaluate(perfect, items(2) + items(1), 1)
+        evaluate(perfect, items(2) + items(1), ["a"])
 
 
 def test_a_detector_that_answers_too_little_is_refused():
     with pytest.raises(BadInput, match="1 answers for 2 images"):
-        evaluate(lambda images: perfect(images)[1:], items(2), 1)
+        evaluate(lambda images, **_: perfect(images)[1:], items(2), ["a"])
+
+
+@pytest.mark.parametrize("broken", ["format", "truth", "protocol", "predictions"])
+def test_a_stored_evaluation_that_was_changed_or_is_of_another_kind_is_refused(
+    tmp_path, evaluation_of, broken
+):
+    path = tmp_path / "evaluation.json"
+    evaluation_of(0.7).save(path)
+    document = json.loads(path.read_bytes())
+    if broken == "format":
+        document["format"] = 1
+    elif broken == "truth":
+        document["truth"]["label"][0] += 1
+    elif broken == "protocol":
+        document["protocol"]["max_counted"] = 300
+    else:
+        del document["predictions"]
+    path.write_text(json.dumps(document))
+
+    with pytest.raises(BadInput, match="is not a stored evaluation") as caught:
+        Evaluation.load(path)
+    if broken == "protocol":
+        assert "scored with other max_counted than now" in str(caught.value)
+
+
+def test_the_detector_is_asked_as_the_protocol_says():
+    asked = []
+
+    def predict(images, **how):
+        asked.append(how)
+        return perfect(images)
+
+    protocol = EvaluationProtocol(confidence=0.05, nms_iou=0.6, max_detections=50)
+    result = evaluate(predict, items(1), ["a"], protocol=protocol)
+
+    assert asked == [{"confidence": 0.05, "iou": 0.6, "max_detections": 50}]
+    assert result.protocol == protocol
+    with pytest.raises(BadInput, match="nms_iou must be in"):
+        EvaluationProtocol(nms_iou=1.5)
+    with pytest.raises(BadInput, match="max_detections must be at least 1"):
+        EvaluationProtocol(max_detections=0)

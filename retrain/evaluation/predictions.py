@@ -1,0 +1,86 @@
+"""What a model found in the images it is judged by, in columns: one row per detection."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from retrain.boxes import Detections, FloatArray, IntArray
+from retrain.errors import BadInput
+from retrain.evaluation.truth import Truth
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Detections, by image and falling score, in an order that does not depend on the one they came in.
+
+    Attributes:
+        image: index of the image in `Truth.images`, shape (n,), rising.
+        label: class, shape (n,).
+        boxes: xyxy in pixels, shape (n, 4).
+        scores: confidence in [0, 1], shape (n,).
+    """
+
+    image: IntArray
+    label: IntArray
+    boxes: FloatArray
+    scores: FloatArray
+
+    @classmethod
+    def of(cls, truth: Truth, found: Mapping[str, Detections]) -> "Predictions":
+        """What was found in each image, by its id; put in order and checked.
+
+        Raises:
+            BadInput: an image that there is no truth of, one that nobody looked at, a class without a name, or a box or
+                score that is not a number, which would poison every later sum.
+        """
+        if unknown := set(found).difference(truth.images):
+            raise BadInput(
+                f"{len(unknown)} images were predicted that are not among the {len(truth.images)} labelled ones, "
+                f"first {min(unknown)!r}; predict the images of this set."
+            )
+        if missing := set(truth.images).difference(found):
+            raise BadInput(
+                f"{len(missing)} labelled images were not predicted, first {min(missing)!r}; say so of an "
+                "image in which nothing was found."
+            )
+        each = [found[image] for image in truth.images]
+        image = np.repeat(np.arange(len(each)), [len(one) for one in each]).astype(np.int64)
+        label = np.concatenate([one.classes for one in each])
+        boxes = np.concatenate([one.boxes for one in each])
+        scores = np.concatenate([one.scores for one in each])
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+            raise BadInput(
+                "A detection has a box or score that is not finite; the model's output cannot be scored."
+            )
+        if len(label) and label.max() >= len(truth.classes):
+            raise BadInput(
+                f"A detection has class {label.max()}, but there are {len(truth.classes)} classes; was the model "
+                "trained for others?"
+            )
+        # Which of two equal scores comes first decides average precision.
+        order = np.lexsort((*boxes.T[::-1], label, -scores, image))
+        return cls(image[order], label[order], boxes[order], scores[order])
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def only(self, rows: IntArray) -> "Predictions":
+        """In the images of these indices, rising, which are counted anew."""
+        keep = np.isin(self.image, rows)
+        image = np.searchsorted(rows, self.image[keep]).astype(np.int64)
+        return Predictions(image, self.label[keep], self.boxes[keep], self.scores[keep])
+
+    def to_json(self) -> dict[str, Any]:
+        """`from_json` gives back equal values."""
+        return {name: column.tolist() for name, column in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Predictions":
+        return cls(
+            np.asarray(data["image"], dtype=np.int64),
+            np.asarray(data["label"], dtype=np.int64),
+            np.asarray(data["boxes"], dtype=np.float64).reshape(-1, 4),
+            np.asarray(data["scores"], dtype=np.float64),
+        )

@@ -1,0 +1,187 @@
+"""What is true of the images that models are judged by, in columns: one row per object."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from retrain.boxes import Annotations, FloatArray, IntArray
+from retrain.errors import BadInput, NotFound
+
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """What is true of one image.
+
+    Attributes:
+        group: its recording, the unit that resampling draws.
+        crowd: which objects stand for many; what is found in them counts neither for nor against a model. None: none.
+        areas: of the objects in square pixels, where they are not those of their boxes.
+        attributes: what images are told apart by, such as their camera.
+    """
+
+    image_id: str
+    group: str
+    objects: Annotations
+    crowd: Sequence[bool] | None = None
+    areas: Sequence[float] | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """Labelled images, in an order that does not depend on the one they came in.
+
+    Attributes:
+        images: ids, rising.
+        groups: recording of each image.
+        classes: names, by index.
+        attributes: of each image.
+        image: index of the image that each object is in, shape (n,), rising.
+        label: class of each object, shape (n,).
+        boxes: xyxy in pixels, shape (n, 4).
+        crowd: shape (n,).
+        area: in square pixels, shape (n,).
+    """
+
+    images: tuple[str, ...]
+    groups: tuple[str, ...]
+    classes: tuple[str, ...]
+    attributes: tuple[Mapping[str, Any], ...]
+    image: IntArray
+    label: IntArray
+    boxes: FloatArray
+    crowd: BoolArray
+    area: FloatArray
+
+    @classmethod
+    def of(cls, images: Iterable[LabelledImage], classes: Sequence[str]) -> "Truth":
+        """Put in order and check.
+
+        Raises:
+            BadInput: no image, an image twice, a class that has no name, or not as many crowds or areas as objects.
+        """
+        ordered = sorted(images, key=lambda each: each.image_id)
+        if not ordered:
+            raise BadInput("There is no image to evaluate on; check the split and the slice.")
+        ids = [each.image_id for each in ordered]
+        if len(set(ids)) < len(ids):
+            raise BadInput(f"{len(ids) - len(set(ids))} images are in the evaluation set twice.")
+        counts = [len(each.objects) for each in ordered]
+        image = np.repeat(np.arange(len(ordered)), counts).astype(np.int64)
+        label = np.concatenate([each.objects.classes for each in ordered])
+        boxes = np.concatenate([each.objects.boxes for each in ordered])
+        if len(label) and label.max() >= len(classes):
+            wrong = ids[image[label.argmax()]]
+            raise BadInput(
+                f"Image {wrong!r} has an object of class {label.max()}, but there are {len(classes)} classes."
+            )
+        crowd = np.concatenate([_per_object(each, each.crowd, "crowd", False) for each in ordered])
+        sides = boxes[:, 2:] - boxes[:, :2]
+        own_area = np.split(sides[:, 0] * sides[:, 1], np.cumsum(counts)[:-1])
+        area = np.concatenate(
+            [_per_object(each, each.areas, "areas", own) for each, own in zip(ordered, own_area, strict=True)]
+        )
+        # Which of two equal overlaps is taken depends on the order of the objects.
+        order = np.lexsort((*boxes.T[::-1], label, crowd, image))
+        return cls(
+            tuple(ids),
+            tuple(each.group for each in ordered),
+            tuple(classes),
+            tuple(each.attributes for each in ordered),
+            image[order],
+            label[order],
+            boxes[order],
+            crowd[order].astype(bool),
+            area[order].astype(np.float64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    @cached_property
+    def group_of(self) -> IntArray:
+        """Index of each image's group among the groups in rising order, shape (images,)."""
+        return np.unique(self.groups, return_inverse=True)[1].astype(np.int64)
+
+    @cached_property
+    def digest(self) -> str:
+        """The same for the same images, groups, classes and objects; attributes do not count."""
+        digest = blake3("\0".join((*self.images, "", *self.groups, "", *self.classes)).encode())
+        for column in (self.image, self.label, self.boxes, self.crowd, self.area):
+            digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()
+
+    def rows_of(self, image_ids: Collection[str]) -> IntArray:
+        """Indices of these images, rising.
+
+        Raises:
+            NotFound: an id is not among them.
+        """
+        wanted = set(image_ids)
+        if missing := wanted.difference(self.images):
+            raise NotFound(f"{len(missing)} images of the slice were not evaluated, first {min(missing)!r}.")
+        return np.array([row for row, image in enumerate(self.images) if image in wanted], dtype=np.int64)
+
+    def only(self, rows: IntArray) -> "Truth":
+        """Of the images of these indices, rising."""
+        keep = np.isin(self.image, rows)
+        return Truth(
+            tuple(self.images[row] for row in rows),
+            tuple(self.groups[row] for row in rows),
+            self.classes,
+            tuple(self.attributes[row] for row in rows),
+            np.searchsorted(rows, self.image[keep]).astype(np.int64),
+            self.label[keep],
+            self.boxes[keep],
+            self.crowd[keep],
+            self.area[keep],
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """`from_json` gives back what has the same digest and attributes."""
+        return {
+            "images": list(self.images),
+            "groups": list(self.groups),
+            "classes": list(self.classes),
+            "attributes": [dict(each) for each in self.attributes],
+            "image": self.image.tolist(),
+            "label": self.label.tolist(),
+            "boxes": self.boxes.tolist(),
+            "crowd": np.flatnonzero(self.crowd).tolist(),
+            "area": self.area.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Truth":
+        crowd = np.zeros(len(data["image"]), dtype=bool)
+        crowd[data["crowd"]] = True
+        return cls(
+            tuple(data["images"]),
+            tuple(data["groups"]),
+            tuple(data["classes"]),
+            tuple(data["attributes"]),
+            np.asarray(data["image"], dtype=np.int64),
+            np.asarray(data["label"], dtype=np.int64),
+            np.asarray(data["boxes"], dtype=np.float64).reshape(-1, 4),
+            crowd,
+            np.asarray(data["area"], dtype=np.float64),
+        )
+
+
+def _per_object(
+    image: LabelledImage, values: Sequence[Any] | None, name: str, otherwise: Any
+) -> NDArray[Any]:
+    if values is None:
+        return np.broadcast_to(otherwise, len(image.objects))
+    if len(values) != len(image.objects):
+        raise BadInput(
+            f"Image {image.image_id!r} has {len(image.objects)} objects, but {len(values)} values of {name}."
+        )
+    return np.asarray(values)
