@@ -15,9 +15,9 @@ from retrain.evaluation.matching import IOU_THRESHOLDS, Matches
 from retrain.evaluation.predictions import Predictions
 from retrain.evaluation.truth import BoolArray, Truth
 
-_RECALL_LEVELS: FloatArray = np.linspace(0.0, 1.0, 101)
-_CELLS_AT_ONCE = 4_000_000
-"""Detections times resamples held in memory together (about 100 MB of working arrays)."""
+_LEVELS = 100
+_CELLS_AT_ONCE = 200_000
+"""Detections times resamples worked on together: few enough to stay in a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -130,13 +130,14 @@ def _class_ap(pool: ClassPool, weights: IntArray, columns: IntArray) -> FloatArr
 def _interpolated(found: NDArray[np.int32], made: NDArray[np.int32], n_objects: IntArray) -> FloatArray:
     """101-point average precision from counts at each true positive, shape (points, resamples) each."""
     precision = found / np.maximum(made, 1)
-    precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    np.maximum.accumulate(precision[::-1], axis=0, out=precision[::-1])
     recall = found / np.maximum(n_objects, 1)
-    # How many of the 101 recall levels are reached; a point owns the levels the point before it did not reach.
-    reached = np.minimum((recall * 100 + 1e-6).astype(np.int64), 100)
-    reached -= _RECALL_LEVELS[reached] > recall
-    owned = np.diff(reached, axis=0, prepend=-1)
-    return (precision * owned).sum(axis=0) / len(_RECALL_LEVELS)
+    # The last of the recall levels 0.00, 0.01, ... that is reached; as floats, they may lie just above a recall.
+    reached = np.floor(recall * _LEVELS + 1e-6)
+    reached -= reached * (1 / _LEVELS) > recall
+    # A point owns the levels that the point before it did not reach; the first owns level 0 as well.
+    total = np.einsum("pr,pr->r", precision[1:], np.diff(reached, axis=0)) + precision[0] * (reached[0] + 1)
+    return np.asarray(total / (_LEVELS + 1))
 
 
 def mean_defined(values: FloatArray) -> FloatArray:
