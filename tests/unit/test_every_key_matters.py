@@ -71,7 +71,7 @@ class Oracle:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def predict(self, images: Any, confidence: float = 0.001) -> list[Detections]:
+    def predict(self, images: Any, confidence: float = 0.001, **_: Any) -> list[Detections]:
         return [self._answer(image) for image in images]
 
     def _answer(self, image: Any) -> Detections:
