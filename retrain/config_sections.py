@@ -270,6 +270,8 @@ class Training(Section):
     mixed_precision: Switch = False
     channels_last: Switch = False
     """Keep the channels of a pixel side by side in memory, which convolutions are often faster with."""
+    compile: Switch = False
+    """Let torch compile the network first: minutes that pay only in long trainings; needs a C++ compiler."""
     gradient_accumulation: Positive = 1
     """Batches per optimiser step."""
     batch_size: Positive = 16
