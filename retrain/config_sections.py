@@ -312,10 +312,14 @@ class Training(Section):
     """Formats that a trained model is also written in, for others to read: Ultralytics' `.pt`, ONNX."""
 
     @model_validator(mode="after")
-    def _several_to_normalise_by(self) -> "Training":
+    def _sync_batchnorm_possible(self) -> "Training":
         if self.sync_batchnorm and self.num_gpus < 2:
             raise ValueError(
                 f"sync_batchnorm needs num_gpus of at least 2, got {self.num_gpus}; switch it off or raise num_gpus."
+            )
+        if self.sync_batchnorm and self.compile:
+            raise ValueError(
+                "compile and sync_batchnorm were never tried together; set one of them to false."
             )
         return self
 

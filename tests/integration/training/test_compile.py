@@ -85,6 +85,8 @@ def test_torchs_compiler_gives_a_model_like_the_plain_one_and_resumes_to_the_bit
 ) -> None:
     from ultralytics import YOLO
 
+    # Every batch is whole: each size takes half a minute.
+    plain, compiled = {**plain, "batch_size": 6}, {**compiled, "batch_size": 6}
     counters.clear()
     whole = train(compiled, tmp_path / "whole", export=("pt",))
     graphs = counters["stats"]["unique_graphs"]
@@ -95,7 +97,7 @@ def test_torchs_compiler_gives_a_model_like_the_plain_one_and_resumes_to_the_bit
         resumed = train(compiled, tmp_path / "parts")
     usual = train(plain, tmp_path / "plain")
 
-    assert graphs == 2  # whole batches, and the last ones
+    assert graphs == 1
     assert (whole.resolved["compile"], usual.resolved["compile"]) == (True, False)
     assert resumed.resumed_from_epoch == 1
     assert resumed.weights_sha256 == whole.weights_sha256 != usual.weights_sha256
@@ -120,7 +122,7 @@ def test_what_else_is_asked_for_is_done_as_without(
 ) -> None:
     counters.clear()
     one = train({**compiled, **also}, tmp_path / "compiled", **how)
-    assert counters["stats"]["unique_graphs"] == 2
+    assert counters["stats"]["unique_graphs"] == 2  # whole batches, and the last ones
     other = train({**plain, **also}, tmp_path / "plain", **how)
     assert one.weights_sha256 == other.weights_sha256
     assert one.job_id != other.job_id
@@ -151,10 +153,8 @@ def test_without_a_compiler_nothing_begins(
     orchestrator = TrainingOrchestrator(tmp_path / "jobs", export=())
     with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler.* install g\+\+.* compile to false"):
         orchestrator.train(compiled)
-    checks = {check.name: check for check in orchestrator.preflight(compiled).checks}
-    assert not checks["compile"].ok
-    with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler"):
-        orchestrator.train(compiled, preflight=True)
+    with pytest.raises(ConfigError, match=r"compile: compile needs a C\+\+ compiler"):
+        orchestrator.preflight(compiled).raise_if_failed()
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
