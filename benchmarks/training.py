@@ -407,7 +407,11 @@ def compiling(found: Mapping[str, Any]) -> str:
     one, other = found["with"], found["without"]
     more = one["epochs"][0]["cpu_s"] - other["epochs"][0]["cpu_s"]
     spared = median("cpu_s", other) - median("cpu_s", one)
-    after = f"which {math.ceil(more / spared)} later ones make up for" if spared > 0 else "for nothing"
+    after = (
+        f"which {math.ceil(more / spared)} later ones make up for"
+        if spared > 0
+        else "which none makes up for"
+    )
     return f" Its first epoch took {more:.0f} s of processor time more, {after}."
 
 
