@@ -278,6 +278,8 @@ class Training(Section):
     mixed_precision: Switch = False
     channels_last: Switch = False
     """Keep the channels of a pixel side by side in memory, which convolutions are often faster with."""
+    compile: Switch = False
+    """Let torch compile the network first: minutes that pay only in long trainings; needs a C++ compiler."""
     gradient_accumulation: Positive = 1
     """Batches per optimiser step."""
     batch_size: BatchSize = 16
@@ -320,10 +322,14 @@ class Training(Section):
     """Formats that a trained model is also written in, for others to read: Ultralytics' `.pt`, ONNX."""
 
     @model_validator(mode="after")
-    def _several_to_normalise_by(self) -> "Training":
+    def _sync_batchnorm_possible(self) -> "Training":
         if self.sync_batchnorm and self.num_gpus < 2:
             raise ValueError(
                 f"sync_batchnorm needs num_gpus of at least 2, got {self.num_gpus}; switch it off or raise num_gpus."
+            )
+        if self.sync_batchnorm and self.compile:
+            raise ValueError(
+                "compile and sync_batchnorm were never tried together; set one of them to false."
             )
         return self
 

@@ -56,6 +56,8 @@ def switches(folder: Path) -> dict[str, str]:
         "MPLCONFIGDIR": str(cache / "matplotlib"),
         "TORCH_HOME": str(cache / "torch"),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "torchinductor"),
+        # Timing kernels to choose among them would give a resumed training other bits.
+        "TORCHINDUCTOR_DETERMINISTIC": "1",
         "XDG_CACHE_HOME": str(cache / "xdg"),
         # ONNX Runtime reports its use over the network, from native code, as soon as it is imported.
         "ORT_DISABLE_TELEMETRY": "1",

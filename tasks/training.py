@@ -72,6 +72,7 @@ def training_settings(config: RetrainConfig, *, fresh: bool) -> dict[str, Any]:
         "batch_size": settings.batch_size,
         "sync_batchnorm": settings.sync_batchnorm,
         "channels_last": settings.channels_last,
+        "compile": settings.compile,
         "optimizer": settings.optimizer,
         "scheduler": settings.scheduler,
         "image_size": settings.image_size,

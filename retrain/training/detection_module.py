@@ -5,6 +5,7 @@ accumulation window that is carried from one epoch into the next.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from lightning.pytorch import LightningModule
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from retrain.errors import PostConditionFailed
+from retrain.training.compiling import compile_errors
 from retrain.training.data import DetectionData
 from retrain.training.ema import MovingAverage
 from retrain.training.job import TrainingJob
@@ -171,7 +173,8 @@ class DetectionModule(LightningModule):
         optimizer: Any = self.optimizers()
         apply(optimizer.optimizer, self._settings)
         batch["img"] = batch["img"].float() / 255
-        with memory_errors(len(batch["img"]), self._micro_batches):
+        compiling = compile_errors() if self._job.request.compile else nullcontext()
+        with memory_errors(len(batch["img"]), self._micro_batches), compiling:
             for part in parts(batch, self._micro_batches):
                 self._learn(part, len(part["img"]) / len(batch["img"]), batch_idx)
         self.stepped = step - self._last_step >= self._settings.accumulate
@@ -181,7 +184,8 @@ class DetectionModule(LightningModule):
             self._last_step = step
 
     def _learn(self, part: dict[str, Any], share: float, batch_idx: int) -> None:
-        loss, terms = self.model.loss(part)
+        # Called here, because `loss` would go round what is compiled.
+        loss, terms = self.model.loss(part, self.model(part["img"]))
         # Terms come multiplied by the images of the part; averaging over processes is undone.
         self.manual_backward(loss.sum() * self._place.processes)
         for name, value in terms.items():

@@ -14,6 +14,7 @@ from retrain.errors import Cancelled
 from retrain.storage.open_blobs import open_blobs
 from retrain.training.best_models import BestModels
 from retrain.training.checkpoints import CheckpointManager, Position
+from retrain.training.compiling import compile_network, require_compiler
 from retrain.training.data import DetectionData
 from retrain.training.detection_module import DetectionModule
 from retrain.training.ema import MovingAverage
@@ -84,6 +85,9 @@ def fit(
         on_progress: called for each image that is read, and each batch that is scored, before training begins.
     """
     request, stopping = job.request, job.request.stopping
+    if request.compile:
+        # Not after all images were read.
+        require_compiler(settings.device)
     data = DetectionData(job, settings.device, place.rank, place.processes, on_progress)
     model = build_model(job, data)
     first, state = saved or (Position(0), None)
@@ -92,6 +96,8 @@ def fit(
     if request.channels_last:
         # Images need not be: a convolution gives what its weights are in.
         model.to(memory_format=torch.channels_last)
+    if request.compile:
+        compile_network(model)
     average = MovingAverage(state["average"] if state else None)
     reports = [EpochReport.from_json(report) for report in state["reports"]] if state else []
     history = [stopping.metric_of(report) for report in reports]

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from retrain.errors import RetrainError
+from retrain.training.compiling import check_compiler
 from retrain.training.data import DetectionData
 from retrain.training.job import TrainingJob
 from retrain.training.label_checks import check_labels, check_separation
@@ -46,6 +47,7 @@ def run_preflight(
     checks = [
         check_labels(request.train_data, request.val_data, request.classes),
         check_separation(request.train_data, request.val_data),
+        *([check_compiler(device)] if request.compile else []),
     ]
     with reproducible(request.seed, job.threads_planned()):
         try:

@@ -4,9 +4,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from retrain.errors import BadInput, PostConditionFailed, RetrainError, StorageFull
+from retrain.errors import BadInput, ConfigError, PostConditionFailed, RetrainError, StorageFull
 
-_ERRORS: Mapping[str, type[RetrainError]] = {"labels": BadInput, "separation": BadInput, "disk": StorageFull}
+_ERRORS: Mapping[str, type[RetrainError]] = {
+    "labels": BadInput,
+    "separation": BadInput,
+    "compile": ConfigError,
+    "disk": StorageFull,
+}
 
 
 @dataclass(frozen=True)
@@ -14,7 +19,7 @@ class Check:
     """One thing that was looked at.
 
     Attributes:
-        name: `labels`, `separation`, `overfit`, `memory`, `time` or `disk`.
+        name: `labels`, `separation`, `compile` (if asked for), `overfit`, `memory`, `time` or `disk`.
         ok: false stops the training.
         said: what was found, and what to do about it where it is not ok.
         figures: behind it.
@@ -49,7 +54,7 @@ class PreflightReport:
         """Name every failed check.
 
         Raises:
-            BadInput, StorageFull: only the data, or only the disk, is the reason.
+            BadInput, ConfigError, StorageFull: only the data, the compiler or the disk is the reason.
             PostConditionFailed: anything else.
         """
         if self.ok:

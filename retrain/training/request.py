@@ -39,6 +39,7 @@ _NEWER: Mapping[str, Any] = {
     "clip_norm": 10.0,
     "sync_batchnorm": False,
     "channels_last": False,
+    "compile": False,
     "stop_metric": "map50_95",
     "min_delta": 0.0,
     "onecycle_peak": None,
@@ -75,6 +76,7 @@ class TrainingRequest:
         sync_batchnorm: normalise by the images of all GPUs together; needs more than one.
         channels_last: keep the channels of a pixel side by side in memory, which convolutions are often faster with;
             sums are made in another order, so the weights are not the same to the bit.
+        compile: let torch compile the network, see `compiling`; the weights are not the same to the bit either.
         augment: strengths of Ultralytics' own augmentation; 0 switches one off.
         augmentation_pipeline: steps of `retrain.dataset.augmentation`, applied to each training image before `augment`,
             in every epoch; given ones are completed with the defaults of their parameters.
@@ -118,6 +120,7 @@ class TrainingRequest:
     clip_norm: float | None = 10.0
     sync_batchnorm: bool = False
     channels_last: bool = False
+    compile: bool = False
     image_size: int = 640
     augment: Mapping[str, float] = field(default_factory=lambda: dict(AUGMENTATIONS))
     augmentation_pipeline: tuple[Mapping[str, Any], ...] = ()
@@ -180,6 +183,10 @@ class TrainingRequest:
         )
 
     def _consistent(self) -> "TrainingRequest":
+        if self.compile and self.sync_batchnorm:
+            raise ConfigError(
+                "compile and sync_batchnorm were never tried together; set one of them to false."
+            )
         stop, fall = self.patience, self.plateau_patience
         if stop is not None and fall is not None and stop <= fall + 1:
             raise ConfigError(
@@ -371,6 +378,7 @@ _PARSERS: dict[str, _Parser] = {
     "clip_norm": _optional(_number(0, above=True)),
     "sync_batchnorm": _switch,
     "channels_last": _switch,
+    "compile": _switch,
     "image_size": _image_size,
     "augment": _augment,
     "augmentation_pipeline": _pipeline,

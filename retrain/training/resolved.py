@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
 from retrain.errors import ConfigError
+from retrain.training.compiling import is_compiled
 from retrain.training.data import DetectionData
 from retrain.training.job import TrainingJob
 from retrain.training.job_files import RESOLVED
@@ -115,6 +116,7 @@ class ReadBack(Callback):
         yield Setting(
             "channels_last", request.channels_last, first.is_contiguous(memory_format=torch.channels_last)
         )
+        yield Setting("compile", request.compile, is_compiled(model))
         yield Setting("device", self._device, next(model.parameters()).device.type)
 
     def _of_data(self) -> Iterator[Setting]:

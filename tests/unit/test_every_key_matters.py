@@ -487,6 +487,7 @@ CASES: dict[str, Case] = {
     "training.stall_s": Case(60.0, training_job),
     "training.mixed_precision": Case(True, training_job),
     "training.channels_last": Case(True, training_job),
+    "training.compile": Case(True, training_job),
     "training.gradient_accumulation": Case(4, training_job),
     "training.batch_size": Case(8, training_job),
     "training.epochs": Case(7, training_job),

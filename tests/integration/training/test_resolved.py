@@ -129,6 +129,10 @@ WRONG: dict[str, tuple[Wrong, str]] = {
         built_model(lambda m: m.to(memory_format=torch.channels_last)),
         "channels_last: requested False, got True",
     ),
+    "compiled": (
+        built_model(lambda m: m.compile(backend="eager")),
+        "compile: requested False, got True",
+    ),
     "loss epochs": (built_model(lambda m: setattr(m.args, "epochs", 100)), "epochs of the loss: .*got 100"),
     "class names of data": (
         after(DetectionData, "__init__", lambda d: d.validation_images.data.update(names={0: "a", 1: "b"})),

@@ -50,6 +50,7 @@ def test_unknown_key_is_refused_with_the_nearest_valid_one(key: str, nearest: st
         ("onecycle_peak", 0.3),
         ("clip_norm", 0),
         ("sync_batchnorm", 1),
+        ("compile", "inductor"),
         ("stop_metric", "f1"),
         ("min_delta", -0.1),
         ("min_delta", 0.1),
@@ -100,6 +101,7 @@ def test_identity_ignores_where_things_are() -> None:
         {"augmentation_pipeline": [{"step": "greyscale"}]},
         {"clip_norm": None},
         {"stop_metric": "loss"},
+        {"compile": True},
     ],
 )
 def test_identity_names_a_newer_setting_only_where_it_is_not_the_one_there_always_was(
@@ -123,6 +125,11 @@ def test_pipelines_that_do_the_same_are_the_same_job() -> None:
 def test_defaults_of_scheduler_and_stopping_written_down_are_the_same_job() -> None:
     said = {"clip_norm": 10, "stop_metric": "map50_95", "min_delta": 0, "step_epochs": None}
     assert TrainingRequest.of({**CONFIG, **said}).identity() == TrainingRequest.of(CONFIG).identity()
+
+
+def test_what_was_never_tried_together_is_refused() -> None:
+    with pytest.raises(ConfigError, match="compile and sync_batchnorm"):
+        TrainingRequest.of({**CONFIG, "compile": True, "sync_batchnorm": True})
 
 
 def test_auto_is_refused_with_the_reason() -> None:
