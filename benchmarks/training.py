@@ -10,7 +10,6 @@ is the peak of the process. On a GPU the two alternate, and theirs runs as it is
 
 import argparse
 import json
-import math
 import os
 import platform
 import statistics
@@ -26,6 +25,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.training_table import markdown, median
 from retrain.boxes import xyxy_to_yolo
 from retrain.dataset.formats.registry import read_dataset
 
@@ -56,6 +56,12 @@ DEFAULTS = {
 }
 """Ultralytics' defaults, but for `close_mosaic`: its 10 would leave no epoch with mosaic."""
 DEFAULT_EPOCHS = 6
+FASTER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "bfloat16": ({}, {"mixed_precision": True}),
+    "channels_last": ({"channels_last": True}, {}),
+    "compile": ({"compile": True}, {}),
+}
+"""What a training may be made faster by: settings of the request, and of the orchestrator."""
 GPU = {"image_size": 640, "batch_size": 16, "nominal_batch": 16, "epochs": 6, "workers": 8}
 GPU_TARGET = 1.3
 DECIMALS = 4
@@ -69,13 +75,24 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--image-size", type=int, default=320)
+    parser.add_argument(
+        "--only", choices=FASTER, help="measure this against plain, and put it into the output that there is"
+    )
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/training.json"))
     arguments = parser.parse_args()
     if not BCCD.exists():
         print(f"Not measured: {BCCD} is missing; the BCCD images are only on the developers' machines.")
         return
     with tempfile.TemporaryDirectory(prefix="training-benchmark-") as folder:
-        result = measure(Path(folder), arguments.seeds, arguments.epochs, arguments.image_size)
+        if arguments.only:
+            result = json.loads(arguments.output.read_bytes())
+            recipe = recipe_of(Path(folder), result["settings"]["image_size"], result["settings"]["epochs"])
+            seed = result["recipe"][0]["seed"]
+            result["faster"][arguments.only] = faster(
+                Steps(Path(folder)), {**recipe, "seed": seed}, arguments.only
+            )
+        else:
+            result = measure(Path(folder), arguments.seeds, arguments.epochs, arguments.image_size)
     show(result)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -84,31 +101,17 @@ def main() -> None:
 
 def measure(work: Path, seeds: Sequence[int], epochs: int, image_size: int) -> dict[str, Any]:
     """Everything once, the seeds one after another."""
-    data = write_data(work / "data") | {"image_size": image_size}
-    steps = Steps(work)
-    recipe = {**data, **RECIPE, "epochs": epochs}
+    steps, recipe = Steps(work), recipe_of(work, image_size, epochs)
     pairs = []
     for seed in seeds:
         config = {**recipe, "seed": seed}
         ours, theirs = steps.side_by_side(training("ours", config), training("theirs", config))
         pairs.append({"seed": seed, "ours": ours, "theirs": theirs, "parity": parity(ours, theirs)})
-    config = {**data, **DEFAULTS, "epochs": DEFAULT_EPOCHS, "seed": seeds[0]}
+    config = {**recipe, **DEFAULTS, "epochs": DEFAULT_EPOCHS, "seed": seeds[0]}
     ours, theirs = steps.side_by_side(
         training("ours", config), training("theirs", config, theirs={"optimizer": "auto"})
     )
     default = {"seed": seeds[0], "ours": ours, "theirs": theirs, "parity": parity(ours, theirs)}
-    config = {**recipe, "seed": seeds[0]}
-    faster = {
-        "bfloat16": steps.side_by_side(
-            training("ours", config, ours={"mixed_precision": True}), training("ours", config)
-        ),
-        "channels_last": steps.side_by_side(
-            training("ours", {**config, "channels_last": True}), training("ours", config)
-        ),
-        "compile": steps.side_by_side(
-            training("ours", {**config, "compile": True}), training("ours", config)
-        ),
-    }
     loading = {f"{workers} workers": load(steps, {**config, "workers": workers}) for workers in (0, 2)}
     return {
         "machine": {
@@ -127,13 +130,22 @@ def measure(work: Path, seeds: Sequence[int], epochs: int, image_size: int) -> d
         "recipe": pairs,
         "default_recipe": default,
         "targets": targets(pairs),
-        "faster": {
-            name: {"with": one, "without": other, "cpu_ratio": ratio("cpu_s", one, other)}
-            for name, (one, other) in faster.items()
-        },
+        "faster": {name: faster(steps, {**recipe, "seed": seeds[0]}, name) for name in FASTER},
         "loading": loading,
         **gpu(steps, recipe),
     }
+
+
+def recipe_of(work: Path, image_size: int, epochs: int) -> dict[str, Any]:
+    """What all trainings share; writes the images."""
+    return {**write_data(work / "data"), "image_size": image_size, **RECIPE, "epochs": epochs}
+
+
+def faster(steps: "Steps", config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Ours with one of `FASTER` and without."""
+    more, told = FASTER[name]
+    one, other = steps.side_by_side(training("ours", {**config, **more}, ours=told), training("ours", config))
+    return {"with": one, "without": other, "cpu_ratio": ratio("cpu_s", one, other)}
 
 
 def load(steps: "Steps", config: Mapping[str, Any]) -> dict[str, float]:
@@ -251,11 +263,6 @@ def ratio(key: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
     return median(key, one) / median(key, other)
 
 
-def median(key: str, run: Mapping[str, Any]) -> float:
-    """Over the epochs but the first."""
-    return statistics.median(epoch[key] for epoch in run["epochs"][1:])
-
-
 def targets(pairs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """What was asked."""
     apart = max(max(pair["parity"]["greatest_difference"].values()) for pair in pairs)
@@ -330,93 +337,6 @@ def show(result: Mapping[str, Any]) -> None:
         console.print(pair["parity"])
     console.print(f"loading: {result['loading']}")
     console.print(markdown(result))
-
-
-def markdown(result: Mapping[str, Any]) -> str:
-    """The table that docs quote; a test compares them."""
-    pairs, default = result["recipe"], result["default_recipe"]
-    seeds = [f"seed {pair['seed']}" for pair in pairs]
-    rows = [("", *seeds, "default recipe"), ("---",) * (len(pairs) + 2)]
-    for key, title in (("map50", "mAP50"), ("map50_95", "mAP50-95")):
-        rows.append(
-            (
-                f"{title} of the last epoch, ours / Ultralytics",
-                *(
-                    f"{pair['ours']['epochs'][-1][key]:.4f} / {pair['theirs']['epochs'][-1][key]:.4f}"
-                    for pair in (*pairs, default)
-                ),
-            )
-        )
-    every = [pair["parity"] for pair in (*pairs, default)]
-    rows += [
-        (
-            "greatest difference of either in any epoch",
-            *(f"{max(one['greatest_difference'].values()):.1g}" for one in every),
-        ),
-        (
-            "greatest relative difference of a loss",
-            *(f"{one['greatest_relative_difference_of_a_loss']:.0e}" for one in every),
-        ),
-        (
-            "weights of the best epoch equal, bit by bit",
-            *("yes" if one["weights_bit_equal"] else "**no**" for one in every),
-        ),
-        (
-            "epochs that end within an accumulation",
-            *(f"{one['epochs_ending_within_an_accumulation']} of {one['epochs']}" for one in every),
-        ),
-        (
-            "processor seconds per epoch, ours / Ultralytics",
-            *(both(median("cpu_s", p["ours"]), median("cpu_s", p["theirs"]), 1) for p in (*pairs, default)),
-        ),
-        (
-            "peak memory, MiB, ours / Ultralytics",
-            *(both(p["ours"]["peak_mib"], p["theirs"]["peak_mib"], 0) for p in (*pairs, default)),
-        ),
-    ]
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    lines += ["", "| target | measured | asked |", "| --- | --- | --- |"]
-    for name, one in result["targets"].items():
-        missed = "" if one["met"] else " (**missed**)"
-        lines.append(f"| {name} | {one['value']:.3g}{missed} | at most {one['at_most']:g} |")
-    lines.append("")
-    for name, found in result["faster"].items():
-        last = [found[which]["epochs"][-1]["map50"] for which in ("with", "without")]
-        lines.append(
-            f"Ours with {name}: {found['cpu_ratio']:.2f} x the processor time of without; mAP50 {last[0]:.3f} and "
-            f"{last[1]:.3f} after the last epoch.{compiling(found) if name == 'compile' else ''}"
-        )
-    for workers, found in result["loading"].items():
-        ours, theirs = found["ours"], found["theirs"]
-        lines.append(
-            f"Loading with {workers}: {ours:.0f} images per second of processor time, Ultralytics {theirs:.0f} "
-            f"({ours / theirs:.2f} x)."
-        )
-    found = result["gpu"]
-    lines.append(
-        f"GPU figures are not measured yet: {result['gpu_reason']}."
-        if found is None
-        else f"On {found['devices'][0]}: {found['images_per_s']['ours']:.0f} images/s, Ultralytics "
-        f"{found['images_per_s']['theirs']:.0f} ({found['ratio']:.2f} x, asked: at least {found['at_least']})."
-    )
-    return "\n".join(lines)
-
-
-def compiling(found: Mapping[str, Any]) -> str:
-    """What the first epoch took more, and when that is made up for."""
-    one, other = found["with"], found["without"]
-    more = one["epochs"][0]["cpu_s"] - other["epochs"][0]["cpu_s"]
-    spared = median("cpu_s", other) - median("cpu_s", one)
-    after = (
-        f"which {math.ceil(more / spared)} later ones make up for"
-        if spared > 0
-        else "which none makes up for"
-    )
-    return f" Its first epoch took {more:.0f} s of processor time more, {after}."
-
-
-def both(ours: float, theirs: float, digits: int) -> str:
-    return f"{ours:.{digits}f} / {theirs:.{digits}f} ({ours / theirs:.2f} x)"
 
 
 if __name__ == "__main__":
