@@ -60,5 +60,22 @@ def by_tidecv(one):
     }  # fmt: skip
 
 
+def plain_tidecv(one):
+    """Gains by our names, and those of all false positives and negatives, of an evaluation without crowds, as it is."""
+    truth, found = Data("truth"), Data("found")
+    for row, box in enumerate(one.truth.boxes):
+        truth.add_ground_truth(int(one.truth.image[row]), int(one.truth.label[row]), xywh(box))
+    for row, box in enumerate(one.predictions.boxes):
+        label, score = int(one.predictions.label[row]), float(one.predictions.scores[row])
+        found.add_detection(int(one.predictions.image[row]), label, score, xywh(box))
+    for image in range(len(one.truth.images)):
+        truth.add_image(image, str(image))
+    tide = TIDE()
+    tide.evaluate(truth, found)
+    main, special = tide.get_main_errors()["found"], tide.get_special_errors()["found"]
+    gains = {ours: main[name] / 100 for name, ours in zip(ORDER, ERROR_TYPES, strict=True)}
+    return gains, [special["FalsePos"] / 100, special["FalseNeg"] / 100]
+
+
 def xywh(box):
     return [float(box[0]), float(box[1]), float(box[2] - box[0]), float(box[3] - box[1])]
