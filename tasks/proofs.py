@@ -190,7 +190,11 @@ def _compared_again(
     champion: Evaluation, challenger: Evaluation, ids: list[str], recorded: Comparison
 ) -> Comparison:
     return compare(
-        champion.only(ids), challenger.only(ids), resamples=recorded.resamples, level=recorded.level
+        champion.only(ids),
+        challenger.only(ids),
+        resamples=recorded.resamples,
+        level=recorded.level,
+        resampling=recorded.resampling,
     )
 
 

@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Any
 
 from retrain.errors import BadInput
-from retrain.evaluation.comparator import MIN_GROUPS, Comparison, Verdict
+from retrain.evaluation.change import MIN_GROUPS, Comparison, Verdict
 
 
 @dataclass(frozen=True)
