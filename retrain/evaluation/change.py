@@ -1,7 +1,7 @@
 """What changed in one number from champion to challenger, and how surely."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite, isnan
 from typing import Any, Literal
 
@@ -56,7 +56,7 @@ class Change:
         low, high: interval of `difference` on its own; NaN when there is none.
         family_low, family_high: interval that holds together with those of the other classes or slices.
         own_low, own_high: interval of the challenger's value.
-        n_objects: crowds left out.
+        n_objects: crowds left out; None where it was not kept.
         problem: why there is no interval; None when there is one.
     """
 
@@ -71,7 +71,7 @@ class Change:
     own_low: float
     own_high: float
     n_images: int
-    n_objects: int
+    n_objects: int | None
     n_groups: int
     problem: str | None = None
 
@@ -99,13 +99,15 @@ class Change:
     @classmethod
     def of(cls, compared: Comparison) -> "Change":
         """Of a comparison that stands alone; the challenger's own interval is not known of it."""
-        nan = float("nan")
-        c = compared
+        c, nan = compared, float("nan")
         problem = c.reason if c.verdict == "invalid" else None
-        return cls(
+        found = cls(
             c.metric, c.champion, c.challenger, c.difference, c.low, c.high, c.low, c.high, nan, nan,
-            c.n_images, 0, c.n_groups, problem,
+            c.n_images, None, c.n_groups, problem,
         )  # fmt: skip
+        if found.verdict not in (c.verdict, "invalid"):
+            return replace(found, problem=f"its interval {c.low} to {c.high} does not say {c.verdict}.")
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """NaN becomes null; with the verdict."""

@@ -35,5 +35,18 @@ def expanded_percentiles(
         low, high = (float(end) for end in np.quantile(defined, [tail, 1 - tail]))
     nan = float("nan")
     return Change(
-        metric, before, after, after - before, low, high, low, high, nan, nan, n_images, 0, n_groups, problem
+        metric,
+        before,
+        after,
+        after - before,
+        low,
+        high,
+        low,
+        high,
+        nan,
+        nan,
+        n_images,
+        None,
+        n_groups,
+        problem,
     )
