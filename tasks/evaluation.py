@@ -15,7 +15,9 @@ from retrain.boxes import IntArray
 from retrain.dataset.version import DatasetItem, DatasetVersion
 from retrain.evaluation.comparator import Comparison, compare
 from retrain.evaluation.evaluation import Evaluation
-from retrain.evaluation.gate import GateRules, decide
+from retrain.evaluation.evidence import Evidence
+from retrain.evaluation.gate import decide
+from retrain.evaluation.policy import GatePolicy
 from retrain.evaluation.run import EvaluationItem, evaluate
 from tasks.annotation import decode
 from tasks.cycle import CycleWork
@@ -71,14 +73,19 @@ def gate(work: CycleWork, comparisons: Mapping[str, Any]) -> Mapping[str, Any]:
     def run() -> dict[str, Any]:
         margin = work.resources.config.evaluation.margin
         found = {name: Comparison.from_json(value) for name, value in comparisons.items()}
-        return {**decide(found, gate_rules(margin)).to_json(), "margin": margin}
+        return {**decide(Evidence.of_slices(found), gate_policy(margin)).to_json(), "margin": margin}
 
     return work.cycle.stage("gate", {"comparisons": dict(comparisons)}, run)
 
 
-def gate_rules(margin: float) -> GateRules:
+def gate_policy(margin: float) -> GatePolicy:
     """Better on what is new, and at most `margin` worse on what the champion already knew."""
-    return GateRules(targets=(NEW,), margins={FROZEN: margin})
+    return GatePolicy.of(
+        {
+            "must_improve": [{"metric": "map50", "slice": NEW}],
+            "max_loss": {"per_slice": {FROZEN: {"map50": margin}}},
+        }
+    )
 
 
 def saved_evaluation(resources: Resources, cycle_id: str, who: str) -> Evaluation:

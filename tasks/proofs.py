@@ -15,8 +15,9 @@ from retrain.dataset.reading.selection import count_selected
 from retrain.errors import NotFound, PostConditionFailed, RetrainError
 from retrain.evaluation.comparator import Comparison, compare
 from retrain.evaluation.evaluation import Evaluation
+from retrain.evaluation.evidence import Evidence
 from retrain.evaluation.gate import decide
-from tasks.evaluation import gate_rules, saved_evaluation, test_slices
+from tasks.evaluation import gate_policy, saved_evaluation, test_slices
 from tasks.resources import Resources
 
 
@@ -190,13 +191,17 @@ def _compared_again(
     champion: Evaluation, challenger: Evaluation, ids: list[str], recorded: Comparison
 ) -> Comparison:
     return compare(
-        champion.only(ids), challenger.only(ids), resamples=recorded.resamples, level=recorded.level
+        champion.only(ids),
+        challenger.only(ids),
+        resamples=recorded.resamples,
+        level=recorded.level,
+        resampling=recorded.resampling,
     )
 
 
 def _gate(recorded: _Recorded) -> str:
     found = {name: Comparison.from_json(one) for name, one in recorded.outputs["evaluate"].items()}
-    again = decide(found, gate_rules(recorded.output["margin"]))
+    again = decide(Evidence.of_slices(found), gate_policy(recorded.output["margin"]))
     _same("the gate's decision", recorded.output["verdict"], again.verdict)
     return f"decided again from the stored comparisons: {again.verdict}; {again.reasons[0]}"
 

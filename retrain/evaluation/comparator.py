@@ -1,63 +1,167 @@
 """Is the challenger better than the champion? A paired bootstrap over recordings, with four possible answers."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
 
 from retrain.boxes import FloatArray, IntArray
 from retrain.errors import BadInput
+from retrain.evaluation.average_precision import mean_defined
+from retrain.evaluation.change import Change, Comparison, Metric, Verdict
 from retrain.evaluation.evaluation import Evaluation
+from retrain.evaluation.expanded_percentiles import EXPANDED, expanded_percentiles
+from retrain.evaluation.family import changes
 from retrain.evaluation.matching import IOU_THRESHOLDS
+from retrain.evaluation.paired_draws import PairedDraws, Scored, check_pair, class_shares, mean_shares
 
-Verdict = Literal["better", "worse", "inconclusive", "invalid"]
-Metric = Literal["map50", "map50_95"]
+__all__ = ["EXPANDED", "RESAMPLING", "Comparison", "ModelComparator", "ModelComparison", "compare"]
 
-MIN_GROUPS = 5
-"""Fewer recordings cannot show how much recordings differ."""
-RESAMPLING = "paired group bootstrap, expanded percentiles"
+RESAMPLING = "paired group bootstrap, Student t with degrees of freedom by group sizes"
 _THRESHOLDS: dict[str, FloatArray] = {"map50": IOU_THRESHOLDS[:1], "map50_95": IOU_THRESHOLDS}
-_UNDEFINED_SHARE = 0.01
+_OPERATING_POINT = ("precision", "recall", "f1")
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Challenger minus champion on the same images.
+class ModelComparison:
+    """All that changed from champion to challenger, from the same draws.
 
     Attributes:
-        low: lower end of the interval of `difference` at `level`; NaN, like `high`, when the verdict is invalid.
-        reason: the verdict in words.
+        metrics: map50, map50_95, and at the served confidence precision, recall and f1; each interval on its own.
+        classes: average precision of each class, by name, with intervals for all of them together.
+        slices: mean average precision of each slice, by name, with intervals for all of them together.
+        metric: of `classes` and `slices`.
     """
 
+    metrics: Mapping[str, Change]
+    classes: Mapping[str, Change]
+    slices: Mapping[str, Change]
     metric: str
-    champion: float
-    challenger: float
-    difference: float
-    low: float
-    high: float
     level: float
-    n_images: int
-    n_groups: int
     resamples: int
     resampling: str
-    verdict: Verdict
-    reason: str
+    truth_digest: str
 
     def to_json(self) -> dict[str, Any]:
-        """NaN becomes null; `from_json` gives back equal values."""
+        """NaN becomes null."""
+        tables = ("metrics", "classes", "slices")
+        found = {
+            table: {name: change.to_json() for name, change in getattr(self, table).items()}
+            for table in tables
+        }
+        return {**vars(self), **found}
+
+
+class ModelComparator:
+    """Compares two evaluations on the same images.
+
+    Each draw takes recordings (groups) with replacement and scores both models on them: frames of one recording are not
+    independent. How intervals come from draws, and why, says `retrain.evaluation.intervals`.
+    """
+
+    def __init__(
+        self,
+        champion: Evaluation,
+        challenger: Evaluation,
+        *,
+        seed: int = 0,
+        resamples: int = 1000,
+        level: float = 0.95,
+    ) -> None:
+        """Take the pair.
+
+        Raises:
+            BadInput: not the same images, groups and objects, not asked in the same way, or a number out of range.
+        """
+        check_pair(champion, challenger)
+        if not 0.5 < level < 1 or resamples < 200:
+            raise BadInput(
+                f"level must be in (0.5, 1) and resamples at least 200, got {level} and {resamples}."
+            )
+        self._truth, self._level, self._resamples = champion.truth, level, resamples
+        self._draws = PairedDraws(champion, challenger, resamples, seed)
+
+    def compare(
+        self, slices: Mapping[str, Collection[str]] | None = None, metric: Metric = "map50"
+    ) -> ModelComparison:
+        """Everything.
+
+        Args:
+            slices: image ids by name.
+            metric: of classes and slices.
+
+        Raises:
+            BadInput: an unknown metric.
+            NotFound: an image of a slice was not evaluated.
+        """
+        thresholds = _thresholds(metric)
+        scores, objects = self._draws.average_precision(IOU_THRESHOLDS), self._draws.objects()
+        means = {name: self._mean(name, scores, objects) for name in _THRESHOLDS}
+        champion, challenger = (each[:, :, : len(thresholds)].mean(axis=2) for each in scores)
+        by_class = changes(
+            metric,
+            Scored(champion, challenger, class_shares(objects)),
+            [len(self._truth.images)] * len(objects),
+            objects.sum(axis=1),
+            self._level,
+        )
+        return ModelComparison(
+            metrics={**means, **self._operating_point(objects)},
+            classes=dict(zip(self._truth.classes, by_class, strict=True)),
+            slices=self._slices(slices or {}, metric),
+            metric=metric,
+            level=self._level,
+            resamples=self._resamples,
+            resampling=RESAMPLING,
+            truth_digest=self._truth.digest,
+        )
+
+    def metric(self, name: Metric) -> Change:
+        """One alone, of all images; faster than everything."""
+        return self._mean(name, self._draws.average_precision(_thresholds(name)), self._draws.objects())
+
+    def expanded(self, name: Metric) -> Change:
+        """One alone as `EXPANDED` says, to the last bit."""
+        champion, challenger = map(_mean_of, self._draws.average_precision(_thresholds(name)))
+        n_images = len(self._truth.images)
+        return expanded_percentiles(name, champion, challenger, self._draws.n_groups, n_images, self._level)
+
+    def _mean(self, name: str, scores: tuple[FloatArray, FloatArray], objects: IntArray) -> Change:
+        columns = slice(len(_THRESHOLDS[name]))
+        champion, challenger = (_mean_of(each[:, :, columns])[:, None] for each in scores)
+        return self._alone(name, Scored(champion, challenger, mean_shares(objects)), objects)
+
+    def _operating_point(self, objects: IntArray) -> dict[str, Change]:
+        found = self._draws.operating_point()
         return {
-            name: None if isinstance(value, float) and np.isnan(value) else value
-            for name, value in vars(self).items()
+            name: self._alone(
+                name,
+                Scored(found.champion[:, [at]], found.challenger[:, [at]], found.shares[[at]]),
+                objects,
+            )
+            for at, name in enumerate(_OPERATING_POINT)
         }
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Comparison":
-        numbers = ("champion", "challenger", "difference", "low", "high")
-        return cls(
-            **{**data, **{name: float("nan") if data[name] is None else data[name] for name in numbers}}
+    def _alone(self, name: str, scored: Scored, objects: IntArray) -> Change:
+        return changes(name, scored, [len(self._truth.images)], [int(objects.sum())], self._level)[0]
+
+    def _slices(self, slices: Mapping[str, Collection[str]], metric: Metric) -> dict[str, Change]:
+        if not slices:
+            return {}
+        each = [self._slice(ids, metric) for ids in slices.values()]
+        scored = Scored(
+            np.stack([champion for champion, _, _ in each], axis=1),
+            np.stack([challenger for _, challenger, _ in each], axis=1),
+            np.concatenate([mean_shares(objects) for _, _, objects in each]),
         )
+        sizes = [len(set(ids)) for ids in slices.values()]
+        counts = [int(objects.sum()) for _, _, objects in each]
+        return dict(zip(slices, changes(metric, scored, sizes, counts, self._level), strict=True))
+
+    def _slice(self, ids: Collection[str], metric: Metric) -> tuple[FloatArray, FloatArray, IntArray]:
+        champion, challenger = self._draws.average_precision(_THRESHOLDS[metric], ids)
+        return _mean_of(champion), _mean_of(challenger), self._draws.objects(ids)
 
 
 def compare(
@@ -68,89 +172,45 @@ def compare(
     seed: int = 0,
     resamples: int = 1000,
     level: float = 0.95,
+    resampling: str = RESAMPLING,
 ) -> Comparison:
-    """Bootstrap the difference over groups (recordings): frames of one recording are not independent.
+    """One metric alone; see `ModelComparator`.
 
-    Each resample draws recordings with replacement and recomputes both models' mAP on the same draw. Percentiles
-    are expanded for the number of groups (Hesterberg 2015, "What Teachers Should Know About the Bootstrap"),
-    because plain percentiles are too narrow below about 50 groups.
+    Args:
+        resampling: how; the default, or `EXPANDED` to compute an old record again.
 
     Raises:
         BadInput: the two were not evaluated on the same images, groups and objects, or not asked in the same way.
     """
-    _check_pair(champion, challenger)
-    if metric not in _THRESHOLDS:
-        raise BadInput(f"metric must be one of {', '.join(_THRESHOLDS)}, got {metric!r}.")
-    if not 0.5 < level < 1 or resamples < 200:
-        raise BadInput(f"level must be in (0.5, 1) and resamples at least 200, got {level} and {resamples}.")
-    units = champion.truth.group_of
-    n_groups = int(units.max()) + 1
-    curves = [each.average_precision(units) for each in (champion, challenger)]
-    before, after = (float(curve.mean(_once(n_groups), _THRESHOLDS[metric])[0]) for curve in curves)
-
-    low = high = float("nan")
-    problem = _problem(before, after, n_groups)
-    if problem is None:
-        weights = np.random.default_rng(seed).multinomial(
-            n_groups, np.full(n_groups, 1 / n_groups), resamples
-        )
-        drawn = [curve.mean(weights, _THRESHOLDS[metric]) for curve in curves]
-        low, high, problem = _interval(drawn[1] - drawn[0], level, n_groups)
-    verdict, reason = _verdict(after - before, low, high, metric, level, problem)
+    if resampling not in (RESAMPLING, EXPANDED):
+        raise BadInput(f"resampling must be {RESAMPLING!r} or {EXPANDED!r}, got {resampling!r}.")
+    comparator = ModelComparator(champion, challenger, seed=seed, resamples=resamples, level=level)
+    change = comparator.expanded(metric) if resampling == EXPANDED else comparator.metric(metric)
+    verdict, reason = _verdict(change, level)
     return Comparison(
-        metric, before, after, after - before, low, high, level,
-        len(champion.truth.images), n_groups, resamples, RESAMPLING, verdict, reason,
+        metric, change.champion, change.challenger, change.difference, change.low, change.high, level,
+        change.n_images, len(set(champion.truth.groups)), resamples, resampling, verdict, reason,
     )  # fmt: skip
 
 
-def _check_pair(champion: Evaluation, challenger: Evaluation) -> None:
-    if champion.truth.digest != challenger.truth.digest:
-        raise BadInput(
-            f"Champion and challenger were evaluated on different images, groups, classes or objects "
-            f"({len(champion.truth.images)} and {len(challenger.truth.images)} images, digests "
-            f"{champion.truth.digest[:12]} and {challenger.truth.digest[:12]}); evaluate both on the same frozen set."
-        )
-    mine, other = champion.protocol.to_json(), challenger.protocol.to_json()
-    if different := [name for name in mine if mine[name] != other[name]]:
-        raise BadInput(
-            f"Champion and challenger were not asked in the same way: {', '.join(different)} differ; evaluate both "
-            "with one protocol."
-        )
+def _thresholds(metric: str) -> FloatArray:
+    if metric not in _THRESHOLDS:
+        raise BadInput(f"metric must be one of {', '.join(_THRESHOLDS)}, got {metric!r}.")
+    return _THRESHOLDS[metric]
 
 
-def _once(n_groups: int) -> IntArray:
-    return np.ones((1, n_groups), dtype=np.int64)
+def _mean_of(by_class: FloatArray) -> FloatArray:
+    """Over thresholds, then over classes that have a value; shape (1 + resamples,)."""
+    return mean_defined(by_class.mean(axis=2))
 
 
-def _problem(before: float, after: float, n_groups: int) -> str | None:
-    if n_groups < MIN_GROUPS:
-        return f"Only {n_groups} recordings; at least {MIN_GROUPS} are needed to judge a difference."
-    if not np.isfinite([before, after]).all():
-        return "The images contain no object, so there is no score to compare."
-    return None
-
-
-def _interval(differences: FloatArray, level: float, n_groups: int) -> tuple[float, float, str | None]:
-    defined = differences[np.isfinite(differences)]
-    if len(defined) < (1 - _UNDEFINED_SHARE) * len(differences):
-        missing = len(differences) - len(defined)
-        return (
-            float("nan"),
-            float("nan"),
-            f"{missing} of {len(differences)} resamples hold no object; too few recordings have any.",
-        )
-    reach = np.sqrt(n_groups / (n_groups - 1)) * stdtrit(n_groups - 1, (1 + level) / 2)
-    tail = float(ndtr(-reach))
-    low, high = np.quantile(defined, [tail, 1 - tail])
-    return float(low), float(high), None
-
-
-def _verdict(
-    difference: float, low: float, high: float, metric: str, level: float, problem: str | None
-) -> tuple[Verdict, str]:
-    if problem is not None:
-        return "invalid", problem
-    said = f"{metric} changed by {difference:+.3f}, {level:.0%} interval {low:+.3f} to {high:+.3f}"
+def _verdict(change: Change, level: float) -> tuple[Verdict, str]:
+    if change.problem is not None:
+        return "invalid", change.problem
+    low, high = change.low, change.high
+    said = (
+        f"{change.metric} changed by {change.difference:+.3f}, {level:.0%} interval {low:+.3f} to {high:+.3f}"
+    )
     if low > 0:
         return "better", f"{said}: better."
     if high < 0:

@@ -3,13 +3,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import chi2, norm
 
 from retrain.boxes import Annotations
 from retrain.errors import BadInput
-from retrain.evaluation.comparator import Comparison, compare
+from retrain.evaluation.comparator import EXPANDED, Comparison, ModelComparator, compare
+from retrain.evaluation.matching import IOU_THRESHOLDS
 from retrain.evaluation.protocol import EvaluationProtocol
-from tests.unit.evaluation.worlds import copies
+from tests.unit.evaluation.worlds import copies, evaluation, random_world
 
 
 def test_a_clearly_better_challenger_is_better_and_the_other_way_round_worse(evaluation_of):
@@ -52,10 +53,28 @@ def test_the_interval_is_that_of_summaries_recomputed_on_every_draw(evaluation_o
 
     result = compare(champion, challenger, seed=7, resamples=200)
 
-    # 2.201 is the 97.5 % quantile of Student's t with 11 degrees of freedom.
-    tail = norm.cdf(-2.20099 * np.sqrt(12 / 11))
-    expected = np.quantile(scores(challenger) - scores(champion), [tail, 1 - tail])
+    # 2.201 is the 97.5 % quantile of Student's t with 11 degrees of freedom; the recordings are of equal size.
+    error = np.std(scores(challenger) - scores(champion)) * np.sqrt(12 / 11)
+    half = 2.20099 * error * np.sqrt(200 / chi2.ppf(0.05, 199))
+    expected = result.difference - half, result.difference + half
     assert (result.low, result.high) == pytest.approx(expected, abs=1e-6)
+
+
+def test_records_of_earlier_cycles_are_computed_again_with_their_own_intervals(evaluation_of):
+    champion, challenger = evaluation_of(0.6), evaluation_of(0.8, seed=1)
+    draws = np.random.default_rng(7).multinomial(12, np.full(12, 1 / 12), 200)
+    after, before = (
+        each.average_precision(each.truth.group_of).mean(draws, IOU_THRESHOLDS[:1])
+        for each in (challenger, champion)
+    )
+
+    result = compare(champion, challenger, seed=7, resamples=200, resampling=EXPANDED)
+
+    tail = norm.cdf(-2.20099 * np.sqrt(12 / 11))
+    assert (result.low, result.high) == pytest.approx(np.quantile(after - before, [tail, 1 - tail]), abs=1e-6)
+    assert result.resampling == "paired group bootstrap, expanded percentiles"
+    with pytest.raises(BadInput, match="resampling must be"):
+        compare(champion, challenger, resampling="by hand")
 
 
 def test_recordings_are_drawn_not_frames(evaluation_of):
@@ -138,3 +157,73 @@ def test_a_thousand_resamples_of_300_images_take_seconds(evaluation_of):
     compare(champion, challenger, "map50_95", resamples=1000)
 
     assert time.process_time() - began < 5
+
+
+def pair_of(seed=0, images=90, **kwargs):
+    found, truth = random_world(seed, images=images, **kwargs)
+    other, _ = random_world(seed + 1, images=images, **kwargs)
+    return evaluation(found, truth), evaluation(other, truth)
+
+
+def test_everything_comes_with_the_values_of_the_summaries():
+    champion, challenger = pair_of()
+    slices = {"first": champion.truth.images[:45], "rest": champion.truth.images[45:]}
+
+    found = ModelComparator(champion, challenger, resamples=200).compare(slices)
+
+    for name in ("map50", "map50_95", "precision", "recall", "f1"):
+        change = found.metrics[name]
+        before, after = (getattr(each.summary, name) for each in (champion, challenger))
+        assert (change.champion, change.challenger) == pytest.approx((before, after), abs=1e-12)
+        assert change.difference == pytest.approx(after - before)
+        assert change.low < change.difference < change.high
+        assert change.own_low <= after < change.own_high
+    for name, change in found.classes.items():
+        assert change.champion == pytest.approx(champion.summary.classes[name].ap50, abs=1e-12)
+        assert change.n_objects == champion.summary.classes[name].n_objects
+    for name, ids in slices.items():
+        change = found.slices[name]
+        assert change.challenger == pytest.approx(challenger.only(ids).summary.map50, abs=1e-12)
+        assert (change.n_images, change.n_groups) == (45, 15)
+    assert found.metrics["map50"].low == compare(champion, challenger, resamples=200).low
+
+
+def test_an_interval_for_many_is_wider_than_one_alone_but_not_than_bonferroni():
+    champion, challenger = pair_of(classes=3)
+    ninety = ModelComparator(champion, challenger, resamples=400, level=0.9).compare()
+    third = ModelComparator(champion, challenger, resamples=400, level=1 - 0.1 / 3).compare()
+
+    for name, change in ninety.classes.items():
+        assert change.family_low < change.low <= change.high < change.family_high
+        assert change.family_high <= third.classes[name].high + 1e-9
+
+
+def test_a_class_or_slice_in_few_recordings_is_invalid_and_costs_the_others_nothing():
+    champion, challenger = pair_of(classes=3)
+    few = np.flatnonzero((champion.truth.label != 2) | (champion.truth.group_of[champion.truth.image] < 4))
+
+    def without(one):
+        columns = {
+            name: getattr(one.truth, name)[few] for name in ("image", "label", "boxes", "crowd", "area")
+        }
+        return replace(one, truth=replace(one.truth, **columns))
+
+    found = ModelComparator(without(champion), without(challenger), resamples=200).compare(
+        {"tiny": champion.truth.images[:6], "all": champion.truth.images}
+    )
+
+    assert found.classes["class 2"].verdict == "invalid"
+    assert "Only 4 of 30 recordings" in found.classes["class 2"].problem
+    assert found.classes["class 0"].verdict != "invalid"
+    assert found.slices["tiny"].verdict == "invalid"
+    # Alone in its family, so as narrow as alone.
+    assert found.slices["all"].family_low == pytest.approx(found.metrics["map50"].low)
+    assert found.to_json()["slices"]["tiny"]["low"] is None
+
+
+def test_numbers_out_of_range_are_refused():
+    pair = pair_of(images=15)
+    with pytest.raises(BadInput, match=r"resamples at least 200, got 0\.95 and 20"):
+        ModelComparator(*pair, resamples=20)
+    with pytest.raises(BadInput, match="metric must be one of map50, map50_95, got 'map'"):
+        ModelComparator(*pair).compare(metric="map")

@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pytest
+
+from retrain.errors import ConfigError, NotFound
+from retrain.evaluation.policy import GatePolicy
+
+LEAST = {"must_improve": [{"metric": "map50"}]}
+
+
+def test_a_policy_is_read_from_a_file(tmp_path):
+    file = tmp_path / "policy.yaml"
+    file.write_text(
+        "must_improve: [{metric: map50, slice: new frames}]\n"
+        "max_loss:\n  overall: {recall: 0.02}\n  per_slice: {frozen test: {map50: 0.03, map50_95: 0}}\n"
+        "minimum: {groups: 10}\n"
+    )
+
+    policy = GatePolicy.read(file)
+
+    assert policy.max_loss.overall == {"recall": 0.02}
+    assert policy.slices == {"new frames": {"map50"}, "frozen test": {"map50", "map50_95"}}
+    assert (policy.minimum.groups, policy.minimum.images, policy.level) == (10, 1, 0.95)
+    assert policy.judges_all_images
+
+
+def test_a_policy_of_slices_alone_judges_nothing_else():
+    assert not GatePolicy.of({"must_improve": [{"slice": "night"}]}).judges_all_images
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"max_lost": {}}, "unknown key 'max_lost'; did you mean 'max_loss'?"),
+        ({"max_loss": {"per_clas": {}}}, "unknown key 'max_loss.per_clas'; did you mean 'per_class'?"),
+        ({"max_loss": {"overall": {"map5": 0.1}}}, "unknown 'map5'; did you mean 'map50'?"),
+        ({"max_loss": {"overall": {"map50": -0.1}}}, "max_loss.overall.map50: Input should be greater than"),
+        ({"max_loss": {"overall": {"map50": 1.0}}}, "less than 1, got 1.0"),
+        ({"max_loss": {"overall": {"map50": float("nan")}}}, "max_loss.overall.map50"),
+        ({"max_loss": {"per_class": {}}}, "max_loss.per_class.margin: Field required"),
+        (
+            {"must_improve": [{"metric": "recall", "slice": "a"}]},
+            "of a slice only map50 and map50_95 are compared",
+        ),
+        ({"minimum": {"groups": 4}}, "minimum.groups: Input should be greater than or equal to 5, got 4"),
+        ({"limits": {"size_mb": 0}}, "limits.size_mb: Input should be greater than 0"),
+        ({"operating_point": {"min_recall": "high"}}, "operating_point.min_recall"),
+        ({"level": 95}, "level: Input should be less than 1, got 95"),
+        ({"must_improve": []}, "needs a rule in must_improve or max_loss"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place(changed, said):
+    with pytest.raises(ConfigError) as caught:
+        GatePolicy.of({**LEAST, **changed})
+
+    assert said in str(caught.value)
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    with pytest.raises(ConfigError, match=r"resamples.*levle"):
+        GatePolicy.of({**LEAST, "levle": 0.9, "resamples": 5})
+
+
+def test_files_that_are_no_policy_are_errors(tmp_path):
+    with pytest.raises(NotFound, match="No policy at"):
+        GatePolicy.read(tmp_path / "none.yaml")
+    for text, said in (("[1, 2]", "must be a mapping"), ("a: [", "is not YAML")):
+        file = Path(tmp_path / "policy.yaml")
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            GatePolicy.read(file)
