@@ -12,6 +12,7 @@ from retrain.boxes import Detections
 from retrain.errors import PostConditionFailed
 from retrain.monitoring import figures, frames, wording
 from retrain.monitoring.report import Count, FramePair, Interval, LabelCounts, LoopReport, Stage
+from retrain.pages.environment import page_environment
 from retrain.storage.blobs import BlobStore
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -42,13 +43,7 @@ def publish(report: LoopReport, blobs: BlobStore, name: str) -> None:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment(TEMPLATES)
     environment.filters |= {
         "score": wording.score,
         "signed": wording.signed,

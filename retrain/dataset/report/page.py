@@ -13,6 +13,7 @@ from retrain.dataset.report import figures, maps, wording
 from retrain.dataset.report.pictures import drawn, paired
 from retrain.dataset.stats import DatasetStatistics
 from retrain.dataset.version import DatasetItem, DatasetVersion
+from retrain.pages.environment import page_environment
 
 TEMPLATES = Path(__file__).parent / "templates"
 Samples = Iterable[tuple[DatasetItem, bytes]]
@@ -67,13 +68,7 @@ def _render(template: str, **values: Any) -> str:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment(TEMPLATES)
     environment.filters |= {"count": wording.count, "number": wording.number, "change": wording.change}
     environment.globals |= {
         "figures": figures,
