@@ -81,6 +81,7 @@ class ModelComparator:
             )
         self._truth, self._level, self._resamples = champion.truth, level, resamples
         self._draws = PairedDraws(champion, challenger, resamples, seed)
+        self._scores: dict[str, tuple[FloatArray, FloatArray]] = {}
 
     def compare(
         self, slices: Mapping[str, Collection[str]] | None = None, metric: Metric = "map50"
@@ -95,20 +96,12 @@ class ModelComparator:
             BadInput: an unknown metric.
             NotFound: an image of a slice was not evaluated.
         """
-        thresholds = _thresholds(metric)
-        scores, objects = self._draws.average_precision(IOU_THRESHOLDS), self._draws.objects()
-        means = {name: self._mean(name, scores, objects) for name in _THRESHOLDS}
-        champion, challenger = (each[:, :, : len(thresholds)].mean(axis=2) for each in scores)
-        by_class = changes(
-            metric,
-            Scored(champion, challenger, class_shares(objects)),
-            [len(self._truth.images)] * len(objects),
-            objects.sum(axis=1),
-            self._level,
-        )
+        _check(metric)
+        self._scores_of("map50_95")  # Those of map50 are among them.
+        means: dict[str, Change] = {"map50": self.metric("map50"), "map50_95": self.metric("map50_95")}
         return ModelComparison(
-            metrics={**means, **self._operating_point(objects)},
-            classes=dict(zip(self._truth.classes, by_class, strict=True)),
+            metrics={**means, **self._operating_point()},
+            classes=self.classes(metric),
             slices=self._slices(slices or {}, metric),
             metric=metric,
             level=self._level,
@@ -119,32 +112,45 @@ class ModelComparator:
 
     def metric(self, name: Metric) -> Change:
         """One alone, of all images; faster than everything."""
-        return self._mean(name, self._draws.average_precision(_thresholds(name)), self._draws.objects())
+        champion, challenger = (_mean_of(each)[:, None] for each in self._scores_of(name))
+        return self._alone(name, Scored(champion, challenger, mean_shares(self._draws.objects())))
+
+    def classes(self, metric: Metric) -> dict[str, Change]:
+        """Average precision of each class by name, with intervals for all of them together."""
+        champion, challenger = (each.mean(axis=2) for each in self._scores_of(metric))
+        objects = self._draws.objects()
+        scored = Scored(champion, challenger, class_shares(objects))
+        n_images = [len(self._truth.images)] * len(objects)
+        found = changes(metric, scored, n_images, objects.sum(axis=1), self._level)
+        return dict(zip(self._truth.classes, found, strict=True))
 
     def expanded(self, name: Metric) -> Change:
         """One alone as `EXPANDED` says, to the last bit."""
-        champion, challenger = map(_mean_of, self._draws.average_precision(_thresholds(name)))
+        champion, challenger = map(_mean_of, self._scores_of(name))
         n_images = len(self._truth.images)
         return expanded_percentiles(name, champion, challenger, self._draws.n_groups, n_images, self._level)
 
-    def _mean(self, name: str, scores: tuple[FloatArray, FloatArray], objects: IntArray) -> Change:
-        columns = slice(len(_THRESHOLDS[name]))
-        champion, challenger = (_mean_of(each[:, :, columns])[:, None] for each in scores)
-        return self._alone(name, Scored(champion, challenger, mean_shares(objects)), objects)
+    def _scores_of(self, metric: Metric) -> tuple[FloatArray, FloatArray]:
+        """Of champion and challenger, shape (1 + resamples, classes, thresholds of the metric); computed once."""
+        _check(metric)
+        if metric == "map50" and (known := self._scores.get("map50_95")):
+            return known[0][:, :, :1], known[1][:, :, :1]
+        if metric not in self._scores:
+            self._scores[metric] = self._draws.average_precision(_THRESHOLDS[metric])
+        return self._scores[metric]
 
-    def _operating_point(self, objects: IntArray) -> dict[str, Change]:
+    def _operating_point(self) -> dict[str, Change]:
         found = self._draws.operating_point()
         return {
             name: self._alone(
-                name,
-                Scored(found.champion[:, [at]], found.challenger[:, [at]], found.shares[[at]]),
-                objects,
+                name, Scored(found.champion[:, [at]], found.challenger[:, [at]], found.shares[[at]])
             )
             for at, name in enumerate(_OPERATING_POINT)
         }
 
-    def _alone(self, name: str, scored: Scored, objects: IntArray) -> Change:
-        return changes(name, scored, [len(self._truth.images)], [int(objects.sum())], self._level)[0]
+    def _alone(self, name: str, scored: Scored) -> Change:
+        n_objects = int(self._draws.objects().sum())
+        return changes(name, scored, [len(self._truth.images)], [n_objects], self._level)[0]
 
     def _slices(self, slices: Mapping[str, Collection[str]], metric: Metric) -> dict[str, Change]:
         if not slices:
@@ -193,10 +199,9 @@ def compare(
     )  # fmt: skip
 
 
-def _thresholds(metric: str) -> FloatArray:
+def _check(metric: str) -> None:
     if metric not in _THRESHOLDS:
         raise BadInput(f"metric must be one of {', '.join(_THRESHOLDS)}, got {metric!r}.")
-    return _THRESHOLDS[metric]
 
 
 def _mean_of(by_class: FloatArray) -> FloatArray:
