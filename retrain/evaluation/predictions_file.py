@@ -60,7 +60,8 @@ def _detections(rows: list[tuple[list[float], int, float]]) -> Detections:
 def _keys(data: LabelledData) -> Mapping[str, str]:
     """What a file may call an image, with what no other image is called too."""
     known: dict[str, Any] = dict(data.keys)
-    for names in (_whole, _name, _stem, _number):
+    # Where the data has ids of its own, a number is such an id.
+    for names in (_whole, _name, _stem) if data.keys else (_whole, _name, _stem, _number):
         said = {item.image_id: names(item.image_id) for item in data.items}
         count = Counter(said.values())
         for image_id, name in said.items():
@@ -96,7 +97,7 @@ def _refuse_unknown(path: Path, entries: list[_Entry], keys: Mapping[str, str], 
     if categories:
         known = ", ".join(f"{key} {data.classes[index]}" for key, index in list(data.categories.items())[:20])
         problems.append(
-            f"{len(categories)} categories that are not: {_shown([str(key) for key in categories])} (known: {known})"
+            f"{len(categories)} unknown categories: {_shown([str(key) for key in categories])} (known: {known})"
         )
     if problems:
         raise BadInput(f"{path} has {'; and '.join(problems)}.")

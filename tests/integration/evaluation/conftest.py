@@ -33,16 +33,23 @@ class Models:
 
 
 def stored_model(seed: int) -> StoredModel:
-    """Untrained, with raised class biases, so that it does propose boxes."""
-    with torch.random.fork_rng(devices=[]):
+    """Untrained, but normalised and with raised class biases, so that it proposes boxes of many scores and sizes."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         model = DetectionModel("yolov8n.yaml", nc=len(CLASSES), verbose=False)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0
+        model.train()(torch.rand(8, 3, SIDE, SIDE))
     weights = model.state_dict()
     for name, tensor in weights.items():
         if "cv3" in name and name.endswith("2.bias"):
-            tensor.add_(9.0)
+            tensor.add_(6.0)
         elif "cv3" in name and name.endswith("2.weight"):
-            tensor.mul_(40.0)
+            tensor.mul_(3.0)
+        elif "cv2" in name and name.endswith(".2.bias"):
+            # Near distances from a cell's centre to the sides of its box are likelier.
+            tensor.sub_(0.6 * torch.arange(16.0).repeat(4))
     return StoredModel(model.yaml, CLASSES, SIDE, weights)
 
 
@@ -61,14 +68,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 @pytest.fixture(scope="session")
 def pictures(models: Models) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Pixels of several sizes, boxes and classes; the boxes are the model's surest, some moved."""
+    """Pixels of several sizes, boxes and classes; the boxes are the model's surer ones, some moved."""
     rng = np.random.default_rng(0)
     detector = Detector.load(models.folder)
     made = []
     for index in range(IMAGES):
         pixels = rng.integers(0, 256, (SIDE, SIDE + 16 * (index % 3), 3), dtype=np.uint8)
         found = detector.predict([pixels], confidence=0.05)[0]
-        large = np.flatnonzero((found.boxes[:, 2:] - found.boxes[:, :2]).min(axis=1) > 6)[:4]
+        large = np.flatnonzero((found.boxes[:, 2:] - found.boxes[:, :2]).min(axis=1) > 8)[:12:3]
         boxes = found.boxes[large].copy()
         boxes[1::2, :2] += 3
         made.append((pixels, boxes, found.classes[large]))

@@ -311,7 +311,7 @@ def test_predictions_of_unknown_images_and_categories_are_named(
     file = tmp_path / "predictions.json"
     file.write_text(json.dumps([entry, {**entry, "image_id": 7}, {**entry, "category_id": 99}]))
 
-    with pytest.raises(BadInput, match=r"1 images that are not in .*: 7; and 1 categories that are not: 99"):
+    with pytest.raises(BadInput, match=r"1 images that are not in .*: 7; and 1 unknown categories: 99"):
         ModelEvaluator(file, coco_folder).evaluate()
     for text in ("[", "{}", json.dumps([{**entry, "score": "high"}])):
         file.write_text(text)
