@@ -128,14 +128,17 @@ def _of_folder(folder: Path, split: str | None) -> LabelledData:
     found = read_dataset(folder)
     if not found.classes:
         raise BadInput(f"{folder} holds images without labels; there is nothing to judge a model by.")
-    wanted = _split(folder, set(found.images_by_split), split)
-    # What is wrong with other splits is not asked.
-    problems = [each for each in found.problems if split_of_folders(each.file) in {None, wanted}]
-    _refuse_lost_images(folder, problems)
+    lost = [one for one in found.problems if one.lost == "image"]
+    splits = {split_of_folders(one.file) for one in lost} - {None}
+    wanted = _split(folder, {*found.images_by_split, *splits}, split)
     images = [image for image in found.images if image.split == wanted]
+    # What is wrong with other splits is not asked; labels are called like their image.
+    _refuse_lost_images(folder, [one for one in lost if split_of_folders(one.file) in {None, wanted}])
+    own = {image.path.stem for image in images}
+    notes = _lost_boxes([one for one in found.problems if Path(one.file).stem in own])
     items = [_item_of_folder(folder, image) for image in images]
     name = f"{folder}/{wanted}" if wanted else str(folder)
-    return _data(name, found.classes, items, _lost_boxes(problems))
+    return _data(name, found.classes, items, notes)
 
 
 def _item_of_folder(folder: Path, image: LabelledImage) -> EvaluationItem:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from ultralytics import YOLO
 
+from retrain.dataset.formats.registry import write_dataset
 from retrain.dataset.manager import DatasetManager
 from retrain.detector import Detector
 from retrain.errors import BadInput, ConfigError, NotFound, Unavailable
@@ -20,7 +23,7 @@ from retrain.evaluation.protocol import EvaluationProtocol
 from retrain.evaluation.speed import PARTS, SpeedPlan
 from retrain.serving.release import Lineage, ReleaseStore
 from retrain.storage.local_blobs import LocalBlobs
-from tests.integration.evaluation.conftest import CLASSES, IMAGES, Models
+from tests.integration.evaluation.conftest import CLASSES, IMAGES, SIDE, Models
 
 QUICK = SpeedPlan(images=2, warm_up=1, rounds=3, batch_sizes=(1, 2), batch_rounds=2)
 
@@ -347,3 +350,82 @@ def test_unknown_metrics_are_refused_before_anything_is_opened() -> None:
         ModelEvaluator("none.pt", "none", [])
     with pytest.raises(ConfigError, match=r"confidence must be in \[0, 1\], got 40"):
         ModelEvaluator("none.pt", "none", confidence=40)
+
+
+@pytest.mark.parametrize("nms", [False, True])
+def test_a_model_that_ultralytics_exported_gives_the_scores_of_the_pt(
+    nms: bool, models: Models, yolo_folder: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "exported.pt"
+    source.write_bytes(models.pt.read_bytes())
+    # As it exports unless told otherwise: one image of one size.
+    exported = YOLO(source).export(
+        format="onnx", imgsz=SIDE, device="cpu", **({"nms": True, "conf": 0.001, "iou": 0.7} if nms else {})
+    )
+
+    ours = ModelEvaluator(models.pt, yolo_folder).evaluate()
+    theirs = ModelEvaluator(exported, yolo_folder).evaluate()
+
+    assert theirs.metrics["map"] == pytest.approx(ours.metrics["map"], abs=0.01)
+    assert theirs.metrics["recall"] == pytest.approx(ours.metrics["recall"], abs=0.03)
+
+
+def test_official_weights_are_meant_by_their_name_where_there_is_no_such_file(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RETRAIN_HOME", str(tmp_path / "home"))
+    kept = tmp_path / "home" / "cache" / "weights" / "yolov8n.pt"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(models.pt.read_bytes())
+
+    assert open_model("yolov8n.pt").classes == CLASSES
+    with pytest.raises(NotFound, match=r"no model 'weights/yolov8n\.pt'"):
+        open_model("weights/yolov8n.pt")
+
+
+def test_what_is_wrong_with_another_split_is_not_asked(
+    models: Models, yolo_folder: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(yolo_folder, data)
+    (data / "images" / "train" / "0000.png").write_text("no image")
+    with (data / "labels" / "test" / "0001.txt").open("a") as labels:
+        labels.write("\n7 0.5 0.5 0.1 0.1\n")
+
+    opened = open_data(data)
+
+    assert len(opened.items) == IMAGES - 1
+    assert len(opened.notes) == 1
+    assert opened.notes[0].startswith("1 labels cannot be used and do not count: labels/test/0001.txt: line ")
+    with pytest.raises(BadInput, match=r"train/0000\.png"):
+        open_data(data, split="train")
+    assert open_data(f"{yolo_folder}/train").name == f"{yolo_folder}/train"
+
+
+def test_voc_is_read_too(models: Models, versions: DatasetManager, tmp_path: Path) -> None:
+    version = versions.get_version("v1.0.0")
+    write_dataset(version, versions, tmp_path / "voc", "voc")
+
+    voc = ModelEvaluator(models.folder, tmp_path / "voc").evaluate()
+    own = ModelEvaluator(models.folder, "v1.0.0", datasets=versions).evaluate()
+
+    assert len(voc.evaluation.truth.images) == len(own.evaluation.truth.images) == IMAGES - 2
+    assert voc.metrics["map"] == pytest.approx(own.metrics["map"], abs=1e-6)
+
+
+def test_images_that_a_model_labelled_are_said(models: Models, tmp_path: Path) -> None:
+    paths = []
+    for index in range(3):
+        paths.append(tmp_path / f"{index}.png")
+        Image.fromarray(np.random.default_rng(index).integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(
+            paths[-1]
+        )
+    manager = DatasetManager(tmp_path / "datasets")
+    draft = manager.create_version("v1.0.0", classes=list(CLASSES))
+    manager.add_images(
+        draft, paths, [[]] * 3, sources=["auto", "human", "auto"], splits=["test"] * 3, groups=["g"] * 3
+    )
+    manager.commit("v1.0.0")
+
+    assert "2 of 3 images were labelled by a model" in open_data("v1.0.0/test", manager).notes[0]
