@@ -116,7 +116,11 @@ class Visualizer:
                 label=f"{name}: ECE {found.ece:.3f}",
             )
         axes.set(
-            xlabel="confidence", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02), title="calibration"
+            xlabel="confidence",
+            ylabel="share that is right",
+            xlim=(0, 1),
+            ylim=(0, 1.02),
+            title="calibration",
         )
         axes.legend(fontsize="small")
         return _png(figure)
@@ -129,6 +133,7 @@ class Visualizer:
         figure, axes = _figure(side, side * 0.86)
         # Wrong detections are no share of background.
         shown = np.vstack([shares[:-1], np.full((1, len(names)), np.nan)])
+        axes.grid(visible=False)
         picture = axes.imshow(shown, vmin=0, vmax=1, cmap="GnBu")
         if len(names) <= _MATRIX:
             axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
@@ -142,7 +147,9 @@ class Visualizer:
                 )  # fmt: skip
         figure.colorbar(picture, ax=axes, shrink=0.8, label="share of the true class")
         axes.set(
-            xlabel="predicted", ylabel="true", title=f"confusion at confidence {found.confidence:g}, IoU {found.iou:g}"
+            xlabel="predicted",
+            ylabel="true",
+            title=f"confusion at confidence {found.confidence:g}, IoU {found.iou:g}",
         )
         return _png(figure)
 
@@ -190,7 +197,11 @@ class Visualizer:
             if last and len(found.classes) > 1:
                 self._each_class(axes, found, of)
             axes.plot(
-                *of(found.overall), style, color=colour, linewidth=2.4, label=name if several else "all classes"
+                *of(found.overall),
+                style,
+                color=colour,
+                linewidth=2.4,
+                label=name if several else "all classes",
             )
         if served is not None:
             axes.axvline(served, color=_PLAIN, linewidth=1, linestyle=":", label=f"served: {served:g}")

@@ -1,0 +1,234 @@
+"""An evaluation, or a challenger beside the champion, as one HTML page that needs nothing but itself."""
+
+import base64
+import functools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from retrain.evaluation.change import Change
+from retrain.evaluation.comparator import ModelComparator, ModelComparison
+from retrain.evaluation.errors_analysis import ErrorAnalyzer, ErrorRow
+from retrain.evaluation.evaluation import Evaluation
+from retrain.evaluation.gate import GateDecision
+from retrain.evaluation.object_changes import KINDS, ObjectChange, ObjectChanges, object_changes
+from retrain.evaluation.report.crops import FOUND, TRUE, Crop, Pixels, cut_out
+from retrain.evaluation.result import EvaluationResult
+from retrain.evaluation.slices import all_slices, attributes
+from retrain.evaluation.visualizer import Visualizer, pictures
+from retrain.evaluation.worst_slices import worst_slices
+from retrain.pages.environment import page_environment
+
+TEMPLATES = Path(__file__).parent / "templates"
+CROPS = 24
+"""Of each kind, the costliest first."""
+_SHOWN = 28
+_MINUS, _NONE = "\u2212", "\u2013"
+
+COCO_NAMES: Mapping[str, str] = {
+    "map50_95": "mAP50-95",
+    "map50": "mAP50",
+    "map75": "mAP75",
+    "map_small": "mAP, objects below 32 x 32",
+    "map_medium": "mAP, objects up to 96 x 96",
+    "map_large": "mAP, larger objects",
+    "ar1": "average recall, 1 detection an image",
+    "ar10": "average recall, 10 detections",
+    "ar100": "average recall, 100 detections",
+    "ar_small": "average recall, below 32 x 32",
+    "ar_medium": "average recall, up to 96 x 96",
+    "ar_large": "average recall, larger",
+}
+KIND_TITLES: Mapping[str, str] = {
+    "newly_missed": "found before, missed now",
+    "newly_found": "missed before, found now",
+    "class_lost": "now seen as another class",
+    "class_corrected": "seen as another class before, right now",
+}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What only two models have."""
+
+    before: EvaluationResult
+    changes: ModelComparison
+    objects: ObjectChanges
+    crops: Mapping[str, list[Crop]]
+
+
+def report_page(
+    result: EvaluationResult,
+    pixels: Pixels,
+    before: EvaluationResult | None = None,
+    decision: GateDecision | None = None,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> str:
+    """The whole page as text.
+
+    Args:
+        before: the model it is compared with, on the same images.
+        decision: of the gate about the two.
+        resamples, level: of the intervals.
+
+    Raises:
+        BadInput: the two are not of the same images, objects and protocol, or an image cannot be read.
+    """
+    evaluation = result.evaluation
+    compared = None if before is None else _compared(before, result, pixels, resamples, level)
+    errors = ErrorAnalyzer(evaluation)
+    named = attributes(evaluation)
+    visualizer = Visualizer(
+        evaluation,
+        None if before is None else before.evaluation,
+        ("champion" if before is None else _short(before.model), _short(result.model)),
+    )
+    return (
+        _environment()
+        .get_template("evaluation.html.j2")
+        .render(
+            result=result,
+            summary=evaluation.summary,
+            compared=compared,
+            decision=decision,
+            verdict=_verdict(decision, compared),
+            pictures=[(title, _embedded(png)) for title, png in pictures(visualizer)],
+            confusion=_embedded(visualizer.confusion()),
+            errors_picture=_embedded(visualizer.errors()),
+            tide=errors.tide,
+            false_positives=_error_crops(errors.false_positives(CROPS), pixels),
+            false_negatives=_error_crops(errors.false_negatives(CROPS), pixels),
+            localisation=errors.localisation().quantiles(),
+            worst_images=errors.worst_images(20),
+            slices=all_slices(evaluation),
+            search=worst_slices(evaluation, named) if named else None,
+            coco_names=COCO_NAMES,
+            kinds=KIND_TITLES,
+        )
+    )
+
+
+def _compared(
+    before: EvaluationResult, after: EvaluationResult, pixels: Pixels, resamples: int, level: float
+) -> Compared:
+    pair = before.evaluation, after.evaluation
+    slices = _slices_of(after.evaluation)
+    comparator = ModelComparator(*pair, resamples=resamples, level=level)
+    objects = object_changes(*pair, slices)
+    crops: dict[str, list[Crop]] = {
+        kind: [
+            _change_crop(each, pixels)
+            for each in [one for one in objects.changes if one.kind == kind][:CROPS]
+        ]
+        for kind in KINDS
+    }
+    return Compared(before, comparator.compare(slices), objects, crops)
+
+
+def _slices_of(evaluation: Evaluation) -> dict[str, list[str]]:
+    """Image ids by "attribute: value", for attributes that tell a few kinds of images apart."""
+    found: dict[str, list[str]] = {}
+    for name in attributes(evaluation):
+        values = [each.get(name) for each in evaluation.truth.attributes]
+        if not all(value is None or isinstance(value, str | bool) for value in values):
+            continue
+        if 1 < len(set(values)) <= 30:
+            for image, value in zip(evaluation.truth.images, values, strict=True):
+                if value is not None:
+                    found.setdefault(f"{name}: {value}", []).append(image)
+    return found
+
+
+def _verdict(decision: GateDecision | None, compared: Compared | None) -> tuple[str, str] | None:
+    """In one word, and why."""
+    if decision is not None:
+        rule = decision.decided_by
+        return decision.verdict, rule.said if rule else decision.reasons[0]
+    if compared is None:
+        return None
+    change = compared.changes.metrics["map50"]
+    return change.verdict, change.unusable or (
+        f"mAP50 {signed(change.difference)}, {compared.changes.level:.0%} interval {signed(change.low)} to "
+        f"{signed(change.high)}. No gate was asked."
+    )
+
+
+def _error_crops(rows: Iterable[ErrorRow], pixels: Pixels) -> list[Crop]:
+    crops = []
+    for row in rows:
+        missed = row.score != row.score or row.type in {"missed", "low score"}
+        boxes = [(row.box, TRUE if missed else FOUND)]
+        if row.other_box is not None:
+            boxes.insert(0, (row.other_box, FOUND if missed else TRUE))
+        score = "" if math.isnan(row.score) else f" {row.score:.2f}"
+        other = f", {'seen as' if missed else 'there is'} {row.other_class}" if row.other_class else ""
+        crops.append(
+            Crop(
+                cut_out(pixels(row.image_id), row.box, boxes),
+                f"{row.class_name}{score}",
+                f"{row.type}{other}; {_tail(row.image_id)}; costs {row.cost:.4f}",
+            )
+        )
+    return crops
+
+
+def _change_crop(change: ObjectChange, pixels: Pixels) -> Crop:
+    seen = change.challenger or change.champion
+    boxes = [(change.box, TRUE)] + ([(seen.box, FOUND)] if seen else [])
+    said = [
+        f"{who} {one.class_name} {one.score:.2f}"
+        for who, one in (("before:", change.champion), ("now:", change.challenger))
+        if one
+    ]
+    return Crop(
+        cut_out(pixels(change.image_id), change.box, boxes),
+        change.class_name,
+        f"{', '.join(said) or 'not seen'}; {_tail(change.image_id)}",
+    )
+
+
+def _embedded(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = page_environment(TEMPLATES)
+    environment.filters |= {"score": score, "signed": signed, "interval": interval, "count": count}
+    return environment
+
+
+def score(value: float | None, digits: int = 3) -> str:
+    """A dash where nothing defines it."""
+    return _NONE if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """With its sign."""
+    if math.isnan(value):
+        return _NONE
+    return f"{'+' if value >= 0 else _MINUS}{abs(value):.{digits}f}"
+
+
+def interval(change: Change, *, family: bool = False) -> str:
+    """Of the difference, or why there is none."""
+    low, high = (change.family_low, change.family_high) if family else (change.low, change.high)
+    return _NONE if math.isnan(low) else f"{signed(low)} to {signed(high)}"
+
+
+def count(value: int) -> str:
+    return f"{value:,}".replace(",", "\u202f")
+
+
+def _tail(image_id: str) -> str:
+    """Its end, where names of files differ."""
+    return image_id if len(image_id) <= _SHOWN else "…" + image_id[-_SHOWN:]
+
+
+def _short(model: str) -> str:
+    return Path(model).name or model
