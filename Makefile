@@ -27,7 +27,7 @@ demo: $(STAMP) ## run the whole loop on real digits: drift, collect, label, retr
 	@$(BIN)/retrain demo
 
 test: $(STAMP) ## run every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4
 
 lint: $(STAMP) ## formatting, lint, types and architecture
 	@$(BIN)/ruff format --check .

@@ -25,6 +25,33 @@ prepare(Path(os.environ["RETRAIN_HOME"]))
 # all of Prefect and torch that it imports, which takes longer than what most of them do.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # There are as many workers as cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# With several workers (`make test`), a file stays on one, as its tests may share what takes long to make. So do these
+# files, which share servers or trained models.
+TOGETHER = (
+    "tests/integration/mlflow_integration/",
+    "tests/integration/training/",
+    "tests/flows/",
+    # The champion, and the cycle, that both copy.
+    "tests/faults/test_kill_anywhere.py tests/faults/test_proofs.py",
+)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class TogetherScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return next((group for group in TOGETHER if file in group or file.startswith(group)), file)
+
+    # Else the files with the most tests would come first, not those of `testpaths`.
+    config.option.loadscopereorder = False
+    return TogetherScheduling(config, log)
 
 
 @pytest.hookimpl(hookwrapper=True)
