@@ -29,14 +29,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # There are as many workers as cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# With several workers (`make test`), a file stays on one, as its tests may share what takes long to make. So do these
-# files, which share servers or trained models.
+# With several workers (`make test`), a file stays on one, as its tests may share what takes long to make. So do files
+# that share a server or a trained model.
 TOGETHER = (
-    "tests/integration/mlflow_integration/",
-    "tests/integration/training/",
-    "tests/flows/",
-    # The champion, and the cycle, that both copy.
-    "tests/faults/test_kill_anywhere.py tests/faults/test_proofs.py",
+    ("tests/integration/mlflow_integration/",),
+    ("tests/integration/training/test_distributed.py", "tests/integration/training/test_launched.py"),
+    (
+        "tests/integration/training/test_export.py",
+        "tests/integration/training/test_orchestrator.py",
+        "tests/integration/training/test_slice_scores.py",
+    ),
+    ("tests/flows/",),
+    ("tests/faults/test_kill_anywhere.py", "tests/faults/test_proofs.py"),
 )
 
 
@@ -47,7 +51,7 @@ def pytest_xdist_make_scheduler(config, log):
     class TogetherScheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = nodeid.partition("::")[0]
-            return next((group for group in TOGETHER if file in group or file.startswith(group)), file)
+            return next((group[0] for group in TOGETHER if file.startswith(group)), file)
 
     # Else the files with the most tests would come first, not those of `testpaths`.
     config.option.loadscopereorder = False
