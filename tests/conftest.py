@@ -1,5 +1,6 @@
 """Shared by all tests: no telemetry, no network, a home folder of their own, and no silent skips in CI."""
 
+import gc
 import os
 import sys
 import tempfile
@@ -28,6 +29,19 @@ sys.dont_write_bytecode = False
 if "PYTEST_XDIST_WORKER" in os.environ:
     # There are as many workers as cores.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish():
+    # A training job asks several times how much memory is free, which collects garbage first. To look at all that is
+    # imported by now, and at the tests themselves, took longer than an epoch, and none of it ever becomes garbage.
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    # Else libraries that look for leaks at the end find all of it.
+    gc.unfreeze()
+
 
 # With several workers (`make test`), a file stays on one, as its tests may share what takes long to make. So do files
 # that share a server or a trained model.
