@@ -50,6 +50,8 @@ def test_numbers_are_cut_into_parts_of_equally_many_images():
     slicing = by_attribute(with_attribute([float(value) for value in range(12)]), "it", bins=4)
 
     assert slicing.slice_of.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    halves = by_attribute(with_attribute([0, 1, 2, 3, 4]), "it", bins=2)
+    assert (halves.values, halves.slice_of.tolist()) == (("[0 to 2)", "[2 to 4]"), [0, 0, 1, 1, 1])
     assert slicing.values == ("[0 to 2.75)", "[2.75 to 5.5)", "[5.5 to 8.25)", "[8.25 to 11]")
 
 
