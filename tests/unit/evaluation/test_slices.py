@@ -63,6 +63,17 @@ def test_equal_numbers_stay_together_and_few_ones_are_slices_of_their_own():
     assert len(set(by_attribute(with_attribute(times), "it").values)) == 4
 
 
+def test_the_rarer_of_very_many_values_are_one_slice():
+    values = [f"lens {number:03}" for number in range(200)] + ["lens 150"] * 3 + ["lens 199"]
+
+    slicing = by_attribute(with_attribute(values), "it")
+
+    assert len(slicing.values) == 50
+    assert (slicing.slice_of == slicing.values.index("lens 150")).sum() == 4
+    assert (slicing.slice_of == slicing.values.index("lens 199")).sum() == 2
+    assert (slicing.slice_of == slicing.values.index("other (151 values)")).sum() == 151
+
+
 def test_what_is_not_known_of_an_image_puts_it_into_no_slice():
     slicing = by_attribute(with_attribute(["a", None, "absent", float("nan"), True]), "it")
 
