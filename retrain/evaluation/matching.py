@@ -45,16 +45,19 @@ class Matches:
         return found
 
 
-def match(truth: Truth, predictions: Predictions) -> Matches:
+def match(truth: Truth, predictions: Predictions, limit: int = MAX_DETECTIONS) -> Matches:
     """Best score first, each detection takes the free object of its image and class with the highest IoU.
 
     Of equal overlaps the last object is taken, and a crowd, which stays free, only where no other object is left; as in
     pycocotools.
+
+    Args:
+        limit: detections that are looked at of one image and class.
     """
     n_classes = len(truth.classes)
     own, true = (side.image * n_classes + side.label for side in (predictions, truth))
     rank = _rank_within(own)
-    counted = rank < MAX_DETECTIONS
+    counted = rank < limit
     detection, obj, iou = overlapping(predictions, truth, own, true, counted)
     keep = iou >= IOU_THRESHOLDS[0]
     detection, obj, iou = detection[keep], obj[keep], iou[keep]
@@ -98,10 +101,10 @@ def overlapping(
     detection = np.repeat(np.arange(len(own)), count)
     offset = np.arange(len(detection)) - np.repeat(np.cumsum(count) - count, count)
     obj = by_key[first[detection] + offset]
-    return detection, obj, _iou(predictions.boxes[detection], truth.boxes[obj], truth.crowd[obj])
+    return detection, obj, iou_of_pairs(predictions.boxes[detection], truth.boxes[obj], truth.crowd[obj])
 
 
-def _iou(found: FloatArray, true: FloatArray, crowd: BoolArray) -> FloatArray:
+def iou_of_pairs(found: FloatArray, true: FloatArray, crowd: BoolArray) -> FloatArray:
     """Of each pair of rows; of a crowd, the share of the detection that lies in it."""
     # To the last bit as pycocotools, which is given corner and size: a threshold may be met exactly.
     (corner_a, size_a), (corner_b, size_b) = (

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from dataclasses import replace
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -67,6 +68,25 @@ def copies(one, weights):
             found[name] = detections
     truth = Truth.of(images, one.truth.classes)
     return Evaluation(truth, Predictions.of(truth, found), one.protocol, one.confidence)
+
+
+def shuffled(found, images, seed):
+    """The same, with images, objects and detections in another order."""
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for image, detections in zip(images, found, strict=True):
+        objects, rows = rng.permutation(len(image.objects)), rng.permutation(len(detections))
+        crowd = None if image.crowd is None else np.asarray(image.crowd)[objects]
+        new = replace(
+            image,
+            objects=Annotations(image.objects.boxes[objects], image.objects.classes[objects]),
+            crowd=crowd,
+        )
+        pairs.append(
+            (Detections(detections.boxes[rows], detections.classes[rows], detections.scores[rows]), new)
+        )
+    order = rng.permutation(len(pairs))
+    return [pairs[row][0] for row in order], [pairs[row][1] for row in order]
 
 
 def labelled(*objects):
