@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 STAMP := $(VENV)/.stamp
+# A worker per core; each has servers of its own and torch in memory, hence no more than four.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4
 
 .PHONY: help setup demo test lint format check bench up down lock
 
@@ -27,7 +29,7 @@ demo: $(STAMP) ## run the whole loop on real digits: drift, collect, label, retr
 	@$(BIN)/retrain demo
 
 test: $(STAMP) ## run every test
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 lint: $(STAMP) ## formatting, lint, types and architecture
 	@$(BIN)/ruff format --check .
@@ -40,7 +42,7 @@ format: $(STAMP) ## let ruff format and fix
 	@$(BIN)/ruff check --fix .
 
 check: lint $(STAMP) ## lint and unit tests, before each commit
-	@$(BIN)/python -m pytest tests/unit
+	@$(PYTEST) tests/unit
 
 bench: $(STAMP) ## measure the loop over 3 seeds, collection, datasets and training (over an hour)
 	@$(BIN)/python benchmarks/loop.py

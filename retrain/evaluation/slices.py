@@ -1,5 +1,6 @@
 """Scores of parts of the images: by an attribute, by how crowded they are, and of objects by their size."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,6 +21,8 @@ from retrain.evaluation.truth import BoolArray
 
 CROWDING = "objects per image"
 SIZE = "object size"
+MAX_VALUES = 50
+"""Of an attribute that is no number; the rarer ones are one slice together."""
 
 
 @dataclass(frozen=True)
@@ -142,9 +145,14 @@ def _slicing(name: str, values: Sequence[Any], bins: int) -> Slicing:
         numbers = np.array([np.nan if value is None else float(value) for value in values])
         return _quantiles(name, numbers, bins)
     order = sorted(distinct, key=float) if numeric else sorted(distinct)
-    index: Mapping[str, int] = {value: at for at, value in enumerate(order)}
-    slice_of = [index[_name(value)] if _is_known(value) else -1 for value in values]
-    return Slicing(name, tuple(order), np.array(slice_of, dtype=np.int64))
+    names = {value: value for value in order}
+    if len(order) > MAX_VALUES:
+        common = {value for value, _ in Counter(sorted(map(_name, known))).most_common(MAX_VALUES - 1)}
+        rest = f"other ({len(order) - len(common)} values)"
+        names = {value: value if value in common else rest for value in order}
+    places: Mapping[str, int] = {each: at for at, each in enumerate(dict.fromkeys(names.values()))}
+    slice_of = [places[names[_name(value)]] if _is_known(value) else -1 for value in values]
+    return Slicing(name, tuple(places), np.array(slice_of, dtype=np.int64))
 
 
 def _is_known(value: Any) -> bool:

@@ -11,7 +11,8 @@ however they overlap.
 Recordings, not images, are exchanged, because frames of one recording resemble one another in attributes and in scores.
 It follows that slices of a single recording cannot be judged: whether a camera or its only recording is bad, data do
 not tell. Where an attribute changes within recordings, its course is handed on as a whole, stretched to the length of
-the other, which is exact only where recordings are of equal length.
+the other, which is exact only where recordings are of equal length. Nor is it exact where an attribute tells how many
+objects an image holds, as crowding does; in 1,000 simulated searches at 5 % with it, 5.4 % reported something.
 """
 
 from collections.abc import Iterator, Sequence

@@ -128,7 +128,7 @@ class DetectionData:
             "hyp": self.arguments,
             "rect": not augment,
             "cache": self._cache,
-            "cache_limit": cache_limit(request.cache, self._processes),
+            "cache_limit": cache_limit(request.cache, self._processes) if self._cache else None,
             "stride": 32,
             "pad": 0.0 if augment else 0.5,
             "task": "detect",

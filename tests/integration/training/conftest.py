@@ -130,4 +130,15 @@ def whole_batches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def trained_by_two(whole_batches: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
     """`whole_batches`, trained by two processes of our own, undisturbed."""
-    return TrainingOrchestrator(tmp_path_factory.mktemp("two"), num_processes=2).train(whole_batches)
+    return TrainingOrchestrator(tmp_path_factory.mktemp("two"), num_processes=2, export=()).train(
+        whole_batches
+    )
+
+
+@pytest.fixture(scope="session")
+def well_trained(rectangles: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    """`rectangles`, trained for so long that the model finds something, in every format; to be read only."""
+    config = {**rectangles, "epochs": 25, "learning_rate": 0.01, "augment": {"mosaic": 0.0}}
+    result = TrainingOrchestrator(tmp_path_factory.mktemp("well-trained")).train(config)
+    assert result.best.map50 > 0.1, "a model that finds nothing proves nothing"
+    return result

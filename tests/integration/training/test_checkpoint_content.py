@@ -21,7 +21,7 @@ def test_averaged_weights_that_are_the_best_so_far_are_stored_once(
         return save(self, position, state)
 
     monkeypatch.setattr(CheckpointManager, "save", watched)
-    TrainingOrchestrator(tmp_path / "jobs").train({**rectangles, "epochs": 1})
+    TrainingOrchestrator(tmp_path / "jobs", export=()).train({**rectangles, "epochs": 1})
 
     (state,) = states
     assert all(state["best"][name] is tensor for name, tensor in state["average"]["weights"].items())

@@ -42,7 +42,7 @@ def shared(trained_by_two: TrainingResult) -> TrainingResult:
 
 
 def two_processes(work: Path, **settings: Any) -> TrainingOrchestrator:
-    return TrainingOrchestrator(work, num_processes=2, **settings)
+    return TrainingOrchestrator(work, num_processes=2, export=(), **settings)
 
 
 def cmdline(process: psutil.Process) -> list[str]:
@@ -70,7 +70,7 @@ def learned(result: TrainingResult) -> dict[str, torch.Tensor]:
 def test_two_processes_learn_what_one_learns_from_half_batches_summed(
     config: dict[str, Any], shared: TrainingResult, tmp_path: Path
 ) -> None:
-    alone = TrainingOrchestrator(tmp_path).train({**config, "batch_size": 4})
+    alone = TrainingOrchestrator(tmp_path, export=()).train({**config, "batch_size": 4})
 
     assert (alone.resolved["accumulate"], shared.resolved["accumulate"]) == (2, 1)
     assert shared.resolved["processes"] == 2
@@ -155,8 +155,10 @@ def test_a_process_alone_that_hangs_is_noticed_too_if_it_is_watched(
             stopped.append(ranks()[0])
             stopped[0].suspend()
 
-    alone = TrainingOrchestrator(tmp_path / "alone").train(config)
-    result = TrainingOrchestrator(tmp_path / "watched", supervised=True, stall_s=15).train(config, stop_once)
+    alone = TrainingOrchestrator(tmp_path / "alone", export=()).train(config)
+    result = TrainingOrchestrator(tmp_path / "watched", supervised=True, stall_s=15, export=()).train(
+        config, stop_once
+    )
 
     assert "process 0 of 1 made no progress for 15 s" in caplog.text
     assert (tmp_path / "watched" / result.job_id / "stall.txt").is_file()
@@ -212,7 +214,7 @@ def test_a_caller_that_gives_up_stops_all_and_can_go_on_with_another_number_of_p
         two_processes(tmp_path).train(config, give_up)
     assert ranks() == {}
 
-    resumed = TrainingOrchestrator(tmp_path).train(config)
+    resumed = TrainingOrchestrator(tmp_path, export=()).train(config)
 
     assert resumed.resumed_from_epoch
     assert len(resumed.epochs) == 3

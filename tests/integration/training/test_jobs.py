@@ -100,7 +100,7 @@ def test_a_resumed_job_ends_like_one_that_was_never_cancelled(
             with pytest.raises(PostConditionFailed, match="asked to stop but still runs after 0 s"):
                 jobs.cancel(job.id, wait_s=0)
 
-    orchestrator = TrainingOrchestrator(tmp_path / "jobs")
+    orchestrator = TrainingOrchestrator(tmp_path / "jobs", export=())
     with pytest.raises(Cancelled, match="goes on from its last checkpoint"):
         orchestrator.train(rectangles, cancel_after_two)
     (job,) = jobs.list()
@@ -111,7 +111,7 @@ def test_a_resumed_job_ends_like_one_that_was_never_cancelled(
 
     assert seen == [2, 3]
     assert resumed.resumed_from_epoch == 2
-    undisturbed = TrainingOrchestrator(tmp_path / "other").train(rectangles)
+    undisturbed = TrainingOrchestrator(tmp_path / "other", export=()).train(rectangles)
     assert resumed.weights_sha256 == undisturbed.weights_sha256
     finished = jobs.get(job.id)
     assert finished.state is JobState.FINISHED
@@ -129,7 +129,7 @@ def test_a_job_that_failed_says_why_until_it_is_begun_again(
     def fail(_: EpochReport) -> None:
         raise PostConditionFailed("no more of it")
 
-    orchestrator = TrainingOrchestrator(tmp_path / "jobs")
+    orchestrator = TrainingOrchestrator(tmp_path / "jobs", export=())
     with pytest.raises(PostConditionFailed):
         orchestrator.train(rectangles, fail)
 
@@ -157,7 +157,7 @@ def test_watching_shows_every_epoch_and_ends_with_the_job(rectangles: dict[str, 
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    TrainingOrchestrator(tmp_path / "jobs").train({**rectangles, "epochs": 2}, wait_to_be_seen)
+    TrainingOrchestrator(tmp_path / "jobs", export=()).train({**rectangles, "epochs": 2}, wait_to_be_seen)
     watcher.join(60)
 
     assert [one for one in seen if one[0] is JobState.RUNNING][-1] == (JobState.RUNNING, 2)
@@ -238,7 +238,7 @@ def test_a_dataset_version_stands_for_data_and_classes(
     settings = {
         key: value for key, value in rectangles.items() if key not in {"train_data", "val_data", "classes"}
     }
-    orchestrator = TrainingOrchestrator(tmp_path / "jobs", datasets=versions)
+    orchestrator = TrainingOrchestrator(tmp_path / "jobs", datasets=versions, export=())
 
     result = orchestrator.train({**settings, "dataset": "v1.0.0", "epochs": 2})
 

@@ -123,7 +123,7 @@ def test_a_shell_in_an_allocation_of_slurm_trains_alone(
     for name, value in {"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}.items():
         monkeypatch.setenv(name, value)
 
-    result = TrainingOrchestrator(tmp_path).train({**whole_batches, "epochs": 1})
+    result = TrainingOrchestrator(tmp_path, export=()).train({**whole_batches, "epochs": 1})
 
     assert result.resolved["processes"] == 1
 

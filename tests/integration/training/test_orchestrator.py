@@ -89,7 +89,7 @@ def test_threads_that_draw_random_numbers_meanwhile_change_nothing(
     other = threading.Thread(target=jitter)
     other.start()
     try:
-        result = TrainingOrchestrator(tmp_path).train(rectangles)
+        result = TrainingOrchestrator(tmp_path, export=()).train(rectangles)
     finally:
         stop.set()
         other.join()
@@ -110,7 +110,7 @@ def test_killed_with_a_torn_checkpoint_ends_with_the_same_bits(
     os.truncate(newest, newest.stat().st_size // 2)
 
     seen: list[int] = []
-    resumed = TrainingOrchestrator(tmp_path / "jobs").train(
+    resumed = TrainingOrchestrator(tmp_path / "jobs", export=()).train(
         rectangles, lambda report: seen.append(report.epoch)
     )
 
@@ -134,7 +134,7 @@ def test_stopped_after_any_epoch_ends_with_the_same_bits(
     with pytest.raises(StopError):
         TrainingOrchestrator(tmp_path).train(rectangles, stop_after(epoch))
 
-    resumed = TrainingOrchestrator(tmp_path).train(rectangles)
+    resumed = TrainingOrchestrator(tmp_path, export=()).train(rectangles)
 
     assert resumed.resumed_from_epoch == epoch
     assert resumed.weights_sha256 == uninterrupted[0].weights_sha256
@@ -158,7 +158,7 @@ def test_killed_within_an_epoch_goes_on_there_and_ends_with_the_same_bits(
         patch.setattr(
             EpochBatches, "_part", lambda self, order, batch: loaded.append(batch) or part(self, order, batch)
         )
-        resumed = TrainingOrchestrator(tmp_path / "jobs").train(config)
+        resumed = TrainingOrchestrator(tmp_path / "jobs", export=()).train(config)
 
     # Batches that were trained on are not even read.
     assert loaded[:2] == [3, 4]
@@ -190,11 +190,11 @@ def test_finished_job_is_not_trained_again(
 
 def test_damaged_model_of_a_finished_job_is_made_again(rectangles: dict[str, Any], tmp_path: Path) -> None:
     config = {**rectangles, "epochs": 1}
-    first = TrainingOrchestrator(tmp_path).train(config)
+    first = TrainingOrchestrator(tmp_path, export=()).train(config)
     weights = first.model_folder / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
 
-    again = TrainingOrchestrator(tmp_path).train(config)
+    again = TrainingOrchestrator(tmp_path, export=()).train(config)
 
     assert not again.reused
     assert again.weights_sha256 == first.weights_sha256
@@ -291,7 +291,7 @@ def test_another_machine_goes_on_from_the_mirror_and_ends_with_the_same_bits(
     shutil.rmtree(tmp_path / "lost")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2))
 
-    other = TrainingOrchestrator(tmp_path / "other", checkpoint_mirror=str(mirror))
+    other = TrainingOrchestrator(tmp_path / "other", checkpoint_mirror=str(mirror), export=())
     assert set(LocalBlobs(mirror).keys()) == {
         f"checkpoints/{other.job_id(config)}/epoch-0000{epoch}.ckpt" for epoch in (1, 2)
     }
@@ -366,16 +366,13 @@ def test_writes_only_below_the_work_folder_and_nothing_beside_the_data(
 
 
 def test_learns_and_the_detector_gives_what_the_trained_weights_give(
-    rectangles: dict[str, Any], tmp_path: Path
+    rectangles: dict[str, Any], well_trained: TrainingResult
 ) -> None:
-    config = {**rectangles, "epochs": 25, "learning_rate": 0.01, "augment": {"mosaic": 0.0}}
-    result = TrainingOrchestrator(tmp_path).train(config)
-
-    losses = [sum(report.losses.values()) for report in result.epochs]
+    losses = [sum(report.losses.values()) for report in well_trained.epochs]
     assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[2:5])
-    assert result.best.map50 > 0.1, result.best
-    detector = Detector.load(result.model_folder)
-    stored = StoredModel.read(result.model_folder)
+    assert well_trained.best.map50 > 0.1, well_trained.best
+    detector = Detector.load(well_trained.model_folder)
+    stored = StoredModel.read(well_trained.model_folder)
     assert (detector.classes, detector.imgsz) == (("red", "blue"), 64)
     image = np.asarray(Image.open(rectangles["val_data"] / "images" / "0000.png"))
     raw = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
@@ -390,7 +387,7 @@ def test_fine_tuning_starts_from_the_given_weights(
 ) -> None:
     start = uninterrupted[0].model_folder
     tiny = {**rectangles, "epochs": 1, "learning_rate": 1e-9, "initial_weights": start, "freeze": 10}
-    tuned = StoredModel.read(TrainingOrchestrator(tmp_path).train(tiny).model_folder).weights
+    tuned = StoredModel.read(TrainingOrchestrator(tmp_path, export=()).train(tiny).model_folder).weights
     before = StoredModel.read(start).weights
     # Batch statistics move even at no learning rate, except in frozen layers.
     assert all(
@@ -408,7 +405,7 @@ def test_early_stopping_ends_the_job_and_keeps_the_best_epoch(
     scores = iter(Scores(value, value, 0.0, 0.0) for value in (0.1, 0.5, 0.4, 0.3, 0.9))
     monkeypatch.setattr("retrain.training.validation.Validation.finish", lambda _: next(scores))
     monkeypatch.setattr("retrain.training.validation.Validation.score", lambda *_: Scores(0.5, 0.5, 0.0, 0.0))
-    result = TrainingOrchestrator(tmp_path).train({**rectangles, "epochs": 6, "patience": 2})
+    result = TrainingOrchestrator(tmp_path, export=()).train({**rectangles, "epochs": 6, "patience": 2})
     assert len(result.epochs) == 4
     assert result.stopped_early
     assert result.best.epoch == 2
@@ -477,7 +474,7 @@ def test_mixed_precision_and_two_headed_models_train_and_resume(
     whole = TrainingOrchestrator(tmp_path / "whole", mixed_precision=True).train(config)
     with pytest.raises(StopError):
         TrainingOrchestrator(tmp_path / "parts", mixed_precision=True).train(config, stop_after(1))
-    resumed = TrainingOrchestrator(tmp_path / "parts", mixed_precision=True).train(config)
+    resumed = TrainingOrchestrator(tmp_path / "parts", mixed_precision=True, export=()).train(config)
     assert resumed.resumed_from_epoch == 1
     assert resumed.weights_sha256 == whole.weights_sha256
     assert resumed.resolved["mixed_precision"] is True

@@ -35,7 +35,7 @@ def room_for(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
 
 
 def train(config: dict[str, Any], work: Path) -> TrainingResult:
-    return TrainingOrchestrator(work).train(config)
+    return TrainingOrchestrator(work, export=()).train(config)
 
 
 def test_a_batch_that_does_not_fit_is_trained_on_in_parts(
@@ -64,7 +64,9 @@ def test_memory_that_runs_out_later_goes_on_from_the_last_checkpoint(
 ) -> None:
     tried = room_for(2, after=7)
     seen = list[int]()
-    result = TrainingOrchestrator(tmp_path).train({**rectangles, "epochs": 2}, lambda r: seen.append(r.epoch))
+    result = TrainingOrchestrator(tmp_path, export=()).train(
+        {**rectangles, "epochs": 2}, lambda r: seen.append(r.epoch)
+    )
     # Five batches of the first epoch, two of the second, the one that fails; then the second epoch anew, in halves.
     assert tried == [4, 4, 4, 4, 2, 4, 4, 4, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1]
     assert seen == [1, 2]

@@ -48,15 +48,15 @@ def changed(
 ) -> tuple[dict[str, Any], TrainingResult]:
     """A configuration whose epochs see other images than plain ones, and what it learnt."""
     config = {**packed_rectangles, **request.param}
-    return config, TrainingOrchestrator(tmp_path_factory.mktemp("changed")).train(config)
+    return config, TrainingOrchestrator(tmp_path_factory.mktemp("changed"), export=()).train(config)
 
 
 def test_training_from_packs_learns_what_training_from_folders_learns(
     named_rectangles: dict[str, Any], packed_rectangles: dict[str, Any], tmp_path: Path
 ) -> None:
-    from_folders = TrainingOrchestrator(tmp_path / "folders").train(named_rectangles)
+    from_folders = TrainingOrchestrator(tmp_path / "folders", export=()).train(named_rectangles)
 
-    from_packs = TrainingOrchestrator(tmp_path / "packs").train(packed_rectangles)
+    from_packs = TrainingOrchestrator(tmp_path / "packs", export=()).train(packed_rectangles)
 
     assert learned(from_packs) == learned(from_folders)
     assert from_packs.job_id == from_folders.job_id
@@ -71,7 +71,7 @@ def test_a_balanced_or_augmented_training_that_was_killed_ends_with_the_same_bit
     killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
 
-    resumed = TrainingOrchestrator(tmp_path / "jobs").train(config)
+    resumed = TrainingOrchestrator(tmp_path / "jobs", export=()).train(config)
 
     assert resumed.resumed_from_epoch == 2
     assert learned(resumed) == learned(uninterrupted)
@@ -82,6 +82,8 @@ def test_a_balanced_or_augmented_training_that_was_killed_ends_with_the_same_bit
 def test_balanced_and_augmented_epochs_differ_from_plain_ones(
     changed: tuple[dict[str, Any], TrainingResult], packed_rectangles: dict[str, Any], tmp_path: Path
 ) -> None:
-    plain_epoch = TrainingOrchestrator(tmp_path).train({**packed_rectangles, "epochs": 1}).epochs[0]
+    plain_epoch = (
+        TrainingOrchestrator(tmp_path, export=()).train({**packed_rectangles, "epochs": 1}).epochs[0]
+    )
 
     assert plain_epoch.losses != changed[1].epochs[0].losses

@@ -103,8 +103,8 @@ def test_preflight_of_a_training_is_kept_and_leaves_the_weights_as_they_would_be
     rectangles: dict[str, Any], tmp_path: Path
 ) -> None:
     config = {**rectangles, "epochs": 1}
-    without = TrainingOrchestrator(tmp_path / "without").train(config)
-    checked = TrainingOrchestrator(tmp_path / "with").train(config, preflight=True)
+    without = TrainingOrchestrator(tmp_path / "without", export=()).train(config)
+    checked = TrainingOrchestrator(tmp_path / "with", export=()).train(config, preflight=True)
     assert checked.weights_sha256 == without.weights_sha256
     stored = json.loads((checked.model_folder.parent / "preflight.json").read_bytes())
     assert stored["ok"] is True
@@ -162,7 +162,7 @@ def test_data_that_cannot_be_read_fails_the_checks_that_need_it(
 def test_layers_that_are_frozen_are_told_apart_from_layers_that_do_not_learn(
     rectangles: dict[str, Any], tmp_path: Path
 ) -> None:
-    tuned = TrainingOrchestrator(tmp_path).train({**rectangles, "epochs": 1}).model_folder
+    tuned = TrainingOrchestrator(tmp_path, export=()).train({**rectangles, "epochs": 1}).model_folder
     check = overfit({**rectangles, "initial_weights": tuned, "freeze": 5}, tmp_path / "probe")
     assert check.ok, check
     assert check.figures["weight tensors to train"] < 180

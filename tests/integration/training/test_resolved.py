@@ -209,7 +209,7 @@ def test_what_is_set_up_otherwise_than_asked_for_stops_the_training(
 
 def test_what_is_reported_was_read_back(rectangles: dict[str, Any], tmp_path: Path) -> None:
     config = {**rectangles, "epochs": 2, "optimizer": "sgd", "weight_decay": 0.001, "freeze": [0, 2]}
-    result = TrainingOrchestrator(tmp_path).train(config)
+    result = TrainingOrchestrator(tmp_path, export=()).train(config)
     resolved = result.resolved
     assert (resolved["optimizer"], resolved["learning_rate"], resolved["weight_decay"]) == (
         "sgd",
@@ -226,4 +226,4 @@ def test_what_is_reported_was_read_back(rectangles: dict[str, Any], tmp_path: Pa
     assert resolved["augment of the last epochs"]["mosaic"] == 0.0
     frozen = {name.rsplit(".", 2)[0] if "bn" in name else name for name in resolved["frozen"]}
     assert {name.split(".")[1] for name in frozen} == {"0", "2", "22"}
-    assert TrainingOrchestrator(tmp_path).train(config).resolved["frozen"] == resolved["frozen"]
+    assert TrainingOrchestrator(tmp_path, export=()).train(config).resolved["frozen"] == resolved["frozen"]

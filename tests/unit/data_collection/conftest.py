@@ -70,3 +70,12 @@ def service(tmp_path, blobs, state):
         return DataCollectionService(tmp_path, **{**options, **change})
 
     return make
+
+
+@pytest.fixture
+def reachable(tmp_path):
+    """The test's folder, open to other users too: pytest makes its folders for their owner only."""
+    for folder in (tmp_path, *tmp_path.parents):
+        if not folder.stat().st_mode & 0o001:
+            folder.chmod(0o755)
+    return tmp_path

@@ -98,16 +98,14 @@ def test_a_locked_file_is_anothers_until_it_is_unlocked(tmp_path):
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_another_user_can_lock_what_root_made(tmp_path, other_user, umask):
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+def test_another_user_can_lock_what_root_made(reachable, other_user, umask):
     before = os.umask(umask)
     try:
-        lock_file(tmp_path / "lock", wait=False).unlock()
+        lock_file(reachable / "lock", wait=False).unlock()
     finally:
         os.umask(before)
 
-    assert other_user(lambda: lock_file(tmp_path / "lock", wait=False) is not None)
+    assert other_user(lambda: lock_file(reachable / "lock", wait=False) is not None)
 
 
 def test_a_lock_dies_with_its_process_whatever_that_has_forked(tmp_path):

@@ -107,6 +107,17 @@ def test_the_costliest_come_first_and_of_equal_ones_the_largest_object():
     assert all(one.cost >= two.cost for one, two in pairwise(wrong))
 
 
+def test_of_two_that_are_near_a_missed_object_the_surer_is_told():
+    loose, looser = [0, 0, 20, 9], [0, 0, 20, 8]
+    found = Detections.of([loose, looser], [0, 0], [0.4, 0.9])
+
+    missed = ErrorAnalyzer(evaluation([found], labelled(Annotations.of([A], [0])), 1)).false_negatives()
+
+    assert [(each.type, each.score, each.other_box) for each in missed] == [
+        ("localisation", 0.9, tuple(looser))
+    ]
+
+
 def test_how_boxes_are_off_is_told_in_sizes_of_the_object():
     truth = Annotations.of([[100, 100, 200, 150]], [0])
     found = Detections.of([[110, 95, 190, 155]], [0], [0.9])
@@ -149,6 +160,9 @@ def test_the_worst_images_are_those_of_lowest_f1_then_of_most_errors():
     assert [(each.image_id, each.f1) for each in worst] == [("0002", 0.0), ("0001", pytest.approx(2 / 3))]
     assert (worst[0].false_positives, worst[1].false_negatives) == (2, 1)
     assert len(ErrorAnalyzer(one).worst_images(1)) == 1
+    two = labelled(Annotations.of([A], [0]), Annotations.of([A, B], [0, 0]))
+    blind = ErrorAnalyzer(evaluation([Detections.empty()] * 2, two, 1)).worst_images()
+    assert [each.image_id for each in blind] == ["0001", "0000"]
 
 
 @pytest.mark.parametrize("what", ["objects", "detections", "nothing"])

@@ -50,6 +50,8 @@ def test_numbers_are_cut_into_parts_of_equally_many_images():
     slicing = by_attribute(with_attribute([float(value) for value in range(12)]), "it", bins=4)
 
     assert slicing.slice_of.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    halves = by_attribute(with_attribute([0, 1, 2, 3, 4]), "it", bins=2)
+    assert (halves.values, halves.slice_of.tolist()) == (("[0 to 2)", "[2 to 4]"), [0, 0, 1, 1, 1])
     assert slicing.values == ("[0 to 2.75)", "[2.75 to 5.5)", "[5.5 to 8.25)", "[8.25 to 11]")
 
 
@@ -59,6 +61,17 @@ def test_equal_numbers_stay_together_and_few_ones_are_slices_of_their_own():
     assert (few.values, few.slice_of.tolist()) == (("9", "10"), [1, 0, 1, 0])
     times = [1_700_000_000 + 60 * minute for minute in range(8)]
     assert len(set(by_attribute(with_attribute(times), "it").values)) == 4
+
+
+def test_the_rarer_of_very_many_values_are_one_slice():
+    values = [f"lens {number:03}" for number in range(200)] + ["lens 150"] * 3 + ["lens 199"]
+
+    slicing = by_attribute(with_attribute(values), "it")
+
+    assert len(slicing.values) == 50
+    assert (slicing.slice_of == slicing.values.index("lens 150")).sum() == 4
+    assert (slicing.slice_of == slicing.values.index("lens 199")).sum() == 2
+    assert (slicing.slice_of == slicing.values.index("other (151 values)")).sum() == 151
 
 
 def test_what_is_not_known_of_an_image_puts_it_into_no_slice():

@@ -69,6 +69,17 @@ def test_p_values_grow_with_the_number_of_looks():
     assert p_value(["camera"]) < p_value(["camera", "weather", "hour", CROWDING])
 
 
+def test_the_same_images_by_another_name_are_no_second_look():
+    one = recorded(0)
+    attributes = tuple({**each, "lens": each["camera"][-1]} for each in one.truth.attributes)
+    named_twice = replace(one, truth=replace(one.truth, attributes=attributes))
+
+    once, twice = (worst_slices(named_twice, names) for names in (["camera"], ["camera", "lens"]))
+
+    assert (once.slices, once.looks) == (twice.slices, twice.looks)
+    assert twice.looks == 4
+
+
 def test_cameras_of_one_recording_each_cannot_be_judged_and_are_named():
     search = worst_slices(recorded(0, cameras=6, recordings=1, bad=is_camera_2), ["camera"])
 

@@ -229,7 +229,7 @@ def test_no_space_leaves_the_earlier_checkpoint_and_nothing_half_written(
 @pytest.mark.parametrize(
     "value",
     [np.float64(1), np.arange(3), Path("x"), lambda: 0, open, [(1, {"deep": {1, 2}})], {Path("x"): 1}],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_a_state_that_could_not_be_loaded_is_refused_when_it_is_saved(value: object, tmp_path: Path) -> None:
     manager = saved(tmp_path, 1, keep=1)

@@ -206,13 +206,11 @@ def as_other_user(work):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_one_drain_by_root_does_not_stop_production_which_is_another_user(tmp_path, drain, umask):
-    spool = drain.spool = tmp_path / "spool"
+def test_one_drain_by_root_does_not_stop_production_which_is_another_user(reachable, drain, umask):
+    spool = drain.spool = reachable / "spool"
     spool.mkdir()
     os.chown(spool, 65534, 65534)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    ready, go_on, result = os.pipe(), os.pipe(), tmp_path / "result"
+    ready, go_on, result = os.pipe(), os.pipe(), reachable / "result"
     result.write_bytes(b"")
     result.chmod(0o666)
     child = os.fork()
@@ -249,12 +247,10 @@ def test_one_drain_by_root_does_not_stop_production_which_is_another_user(tmp_pa
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_a_segment_that_may_not_be_read_is_said_and_the_others_are_handed_on(tmp_path, drain):
-    spool = tmp_path / "spool"
+def test_a_segment_that_may_not_be_read_is_said_and_the_others_are_handed_on(reachable, drain):
+    spool = reachable / "spool"
     many_segments(spool, 2)
     os.chown(spool, 65534, 65534)
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
     segments(spool)[0].path.chmod(0o600)
 
     def work():
