@@ -55,5 +55,6 @@ def cut_out(pixels: NDArray[np.uint8], about: Box, boxes: list[tuple[Box, tuple[
         draw.rectangle((left - 2, top - 2, right + 2, bottom + 2), outline=(0, 0, 0), width=1)
         draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=colour, width=2)
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=_QUALITY)
+    # Else thin coloured lines turn pale.
+    picture.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

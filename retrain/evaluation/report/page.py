@@ -101,8 +101,8 @@ def report_page(
             confusion=_embedded(visualizer.confusion()),
             errors_picture=_embedded(visualizer.errors()),
             tide=errors.tide,
-            false_positives=_error_crops(errors.false_positives(CROPS), pixels),
-            false_negatives=_error_crops(errors.false_negatives(CROPS), pixels),
+            false_positives=_error_crops(errors.false_positives(CROPS), pixels, missed=False),
+            false_negatives=_error_crops(errors.false_negatives(CROPS), pixels, missed=True),
             localisation=errors.localisation().quantiles(),
             worst_images=errors.worst_images(20),
             slices=all_slices(evaluation),
@@ -158,10 +158,9 @@ def _verdict(decision: GateDecision | None, compared: Compared | None) -> tuple[
     )
 
 
-def _error_crops(rows: Iterable[ErrorRow], pixels: Pixels) -> list[Crop]:
+def _error_crops(rows: Iterable[ErrorRow], pixels: Pixels, *, missed: bool) -> list[Crop]:
     crops = []
     for row in rows:
-        missed = row.score != row.score or row.type in {"missed", "low score"}
         boxes = [(row.box, TRUE if missed else FOUND)]
         if row.other_box is not None:
             boxes.insert(0, (row.other_box, FOUND if missed else TRUE))

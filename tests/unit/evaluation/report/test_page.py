@@ -1,0 +1,190 @@
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from retrain.boxes import Annotations, Detections
+from retrain.errors import BadInput
+from retrain.evaluation.evaluation import Evaluation
+from retrain.evaluation.gate import GateDecision, RuleFinding
+from retrain.evaluation.predictions import Predictions
+from retrain.evaluation.protocol import EvaluationProtocol
+from retrain.evaluation.report.crops import FOUND, TRUE, cut_out
+from retrain.evaluation.report.page import report_page
+from retrain.evaluation.result import EvaluationResult, Served
+from retrain.evaluation.truth import LabelledImage, Truth
+from retrain.evaluation.visualizer import Visualizer
+
+CLASSES = ("cat", "<b>dog</b>")
+OBJECTS = Annotations.of([[5, 5, 25, 25], [40, 40, 70, 60]], [0, 1])
+
+
+def result(model, quality, seed, classes=CLASSES, images=24):
+    """A model that finds each object with this probability, and now and then what is not there."""
+    rng = np.random.default_rng(seed)
+    labelled, found = [], {}
+    for index in range(images):
+        name = f"image-{index:03}"
+        labelled.append(
+            LabelledImage(name, f"recording-{index // 2}", OBJECTS, attributes={"camera": f"cam {index % 2}"})
+        )
+        seen = rng.random(2) < quality
+        boxes = np.vstack([OBJECTS.boxes[seen] + 1, [[60, 5, 80, 20]]])
+        scores = np.append(rng.uniform(0.5, 1, seen.sum()), rng.uniform(0, 0.6))
+        found[name] = Detections.of(boxes, np.append(OBJECTS.classes[seen], 0), scores)
+    truth = Truth.of(labelled, classes)
+    evaluation = Evaluation(truth, Predictions.of(truth, found), EvaluationProtocol(), 0.25)
+    return EvaluationResult(
+        model, "ab" * 32, "torch", 64, "v1.1.0/test", evaluation, ("map50",), Served(0.25, "the release")
+    )
+
+
+def pixels(_):
+    return np.full((80, 90, 3), 200, dtype=np.uint8)
+
+
+def said(page):
+    """Its words, without style and pictures."""
+    body = page[page.index("<body>") :]
+    return re.sub(r'src="data:[^"]*"', "", body).lower()
+
+
+def test_a_page_of_one_model_says_its_numbers_and_needs_nothing_else():
+    one = result("model_v2.pt", 0.8, 0)
+
+    page = report_page(one, pixels)
+
+    summary = one.evaluation.summary
+    for value in (summary.map50, summary.map50_95, summary.coco["ar100"], summary.precision, summary.recall):
+        assert f">{value:.3f}<" in page
+    assert "24 images of 12 recordings, 48 objects" in page
+    assert one.evaluation.truth.digest[:16] in page
+    assert "101 recall levels" in page
+    assert "Objects lost and gained" not in page
+    # No network, no script.
+    assert not re.search(r"(?:src|href)=\"(?!data:|#)", page)
+    assert "<script" not in page
+    assert page == report_page(one, pixels)
+
+
+def test_what_comes_from_outside_is_escaped():
+    page = report_page(result("<script>alert(1)</script>.pt", 0.8, 0), pixels)
+
+    assert "<script>" not in page
+    assert "<b>dog</b>" not in page
+    assert "&lt;b&gt;dog&lt;/b&gt;" in page
+
+
+def test_a_page_of_two_models_says_what_changed_and_how_surely():
+    before, after = result("old.pt", 0.4, 0), result("new.pt", 0.95, 1)
+
+    page = report_page(after, pixels, before, resamples=200)
+
+    old, new = before.evaluation.summary.map50, after.evaluation.summary.map50
+    assert f'<span class="before">{old:.3f}</span>' in page
+    assert f'<span class="after">{new:.3f}</span>' in page
+    assert f"mAP50 +{new - old:.3f}" in page
+    assert "No gate was asked" in page
+    assert "missed before, found now" in page
+    assert "camera: cam 0" in page
+
+
+def test_the_gate_s_decision_stands_first_with_each_rule():
+    rules = (
+        RuleFinding("must_improve[0]", "better", 0.2, 0.1, 0.3, 0.0, "mAP50 is better."),
+        RuleFinding("limits.latency", "invalid", None, None, None, 1.2, "Latency was not measured."),
+    )
+    decision = GateDecision("invalid", passed=False, reasons=tuple(rule.said for rule in rules), rules=rules)
+
+    page = report_page(result("new.pt", 0.9, 1), pixels, result("old.pt", 0.5, 0), decision, resamples=200)
+
+    lede = re.search(r'<p class="lede">(.*?)</p>', page, re.DOTALL)
+    assert lede
+    assert "invalid" in lede[1]
+    assert "Latency was not measured." in lede[1]
+    assert "The gate: invalid" in page
+    assert "mAP50 is better." in page
+
+
+def test_models_of_other_images_are_not_drawn_beside_each_other():
+    one, other = result("a.pt", 0.8, 0), result("b.pt", 0.8, 0, images=20)
+
+    with pytest.raises(BadInput):
+        report_page(one, pixels, other)
+    with pytest.raises(BadInput, match="not of the same images"):
+        Visualizer(one.evaluation, other.evaluation)
+
+
+@pytest.mark.parametrize("quality", [0.0, 1.0])
+def test_nothing_found_and_everything_found_are_drawn(quality):
+    page = report_page(result("a.pt", quality, 0), pixels)
+
+    assert "nan" not in said(page)
+
+
+def test_images_without_objects_are_drawn():
+    truth = Truth.of([LabelledImage(f"{n}", f"{n}", Annotations.empty()) for n in range(6)], CLASSES)
+    empty = Predictions.of(truth, {image: Detections.empty() for image in truth.images})
+    evaluation = Evaluation(truth, empty, EvaluationProtocol(), 0.25)
+    served = Served(0.25, "the release")
+    one = EvaluationResult("a.pt", "ab" * 32, "torch", 64, "empty", evaluation, ("map50",), served)
+
+    page = report_page(one, pixels)
+
+    assert "0 objects" in page
+    assert "nan" not in said(page)
+
+
+def picture(crop):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(crop.partition(",")[2]))))
+
+
+def near(colour, pixel):
+    return np.abs(np.asarray(colour, dtype=int) - pixel.astype(int)).max() < 70
+
+
+def test_a_crop_shows_the_boxes_where_they_are():
+    image = np.zeros((200, 200, 3), dtype=np.uint8)
+    image[50:100, 50:100] = 255
+
+    found = picture(
+        cut_out(image, (50, 50, 100, 100), [((50, 50, 100, 100), TRUE), ((60, 60, 90, 90), FOUND)])
+    )
+
+    assert found.shape == (220, 220, 3)
+    # 110 pixels of the image are shown in 220: 20 and 110 left and right of the object's edges.
+    assert near((255, 255, 255), found[70, 70])
+    assert near(TRUE, found[110, 59])
+    assert near(FOUND, found[110, 79])
+    assert near((0, 0, 0), found[20, 20])
+
+
+def test_a_crop_at_the_edge_of_an_image_keeps_its_box_in_the_middle():
+    image = np.full((100, 100, 3), 255, dtype=np.uint8)
+
+    found = picture(cut_out(image, (-10, 80, 20, 110), [((-10, 80, 20, 110), FOUND)]))
+
+    assert near((120, 120, 120), found[110, 10])
+    assert near((120, 120, 120), found[210, 110])
+    assert near((255, 255, 255), found[90, 130])
+
+
+def test_curves_differ_between_models_and_are_the_same_for_the_same():
+    good, bad = result("a", 0.95, 0).evaluation, result("b", 0.3, 0).evaluation
+
+    assert Visualizer(good).precision_recall() == Visualizer(good).precision_recall()
+    for name in (
+        "precision_recall",
+        "f1",
+        "froc",
+        "reliability",
+        "confusion",
+        "errors",
+        "box_correctness_roc",
+    ):
+        drawn = [getattr(Visualizer(one), name)() for one in (good, bad)]
+        assert drawn[0] != drawn[1], name
+        assert Image.open(io.BytesIO(drawn[0])).format == "PNG"
