@@ -1,25 +1,20 @@
 import hashlib
 from dataclasses import replace
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 from flows.gate_view import show_replayed
-from retrain.boxes import Detections
 from retrain.config import RetrainConfig
-from retrain.cycle import open_cycle
 from retrain.errors import NotFound
 from retrain.evaluation.comparator import compare
 from retrain.evaluation.evidence import Evidence
 from retrain.evaluation.gate import decide
 from retrain.evaluation.policy import GatePolicy
-from retrain.storage.leases import LeaseManager
 from tasks.evaluation import FROZEN, NEW, gate_policy
 from tasks.gate_replay import replay_gate
 from tasks.resources import Resources
-from tests.unit.evaluation.worlds import evaluation, random_world
+from tests.unit.tasks.evaluated_cycle import evaluated_cycle, pair
 
 STRICTER = GatePolicy.of({"must_improve": [{"slice": FROZEN}], "resamples": 200})
 
@@ -29,52 +24,6 @@ def resources(tmp_path):
     made = Resources(RetrainConfig.model_validate({"model": {"name": "m"}}), tmp_path)
     yield made
     made.state.close()
-
-
-def pair():
-    """A challenger that finds a tenth more of the objects."""
-    rng = np.random.default_rng(0)
-    _, truth = random_world(0, images=60)
-    found = []
-    for keep in (0.7, 0.95):
-        each = [rng.random(len(image.objects)) < keep for image in truth]
-        found.append(
-            [
-                Detections.of(
-                    image.objects.boxes[kept], image.objects.classes[kept], np.full(kept.sum(), 0.9)
-                )
-                for image, kept in zip(truth, each, strict=True)
-            ]
-        )
-    return evaluation(found[0], truth), evaluation(found[1], truth)
-
-
-def evaluated(resources, *, trained_on=(), verdict="better", version="v1.1.0"):
-    """A cycle that got as far as its gate; half of its test images are new."""
-    champion, challenger = pair()
-    images = champion.truth.images
-    items = [SimpleNamespace(image=one, split="test", source="human") for one in images]
-    items += [SimpleNamespace(image=one, split="train", source="human") for one in ("other", *trained_on)]
-    versions = {"v1.0.0": SimpleNamespace(items=items[:30]), "v1.1.0": SimpleNamespace(items=items)}
-
-    def get_version(name):
-        if name not in versions:
-            raise NotFound(f"Dataset version {name!r} not found.")
-        return versions[name]
-
-    resources.__dict__["datasets"] = SimpleNamespace(get_version=get_version)
-    with LeaseManager(resources.state).acquire("cycle-m", 30) as lease:
-        cycle = open_cycle(resources.state, "m", "manual", "c", lease)
-        cycle.stage("plan", {}, lambda: {"known_version": "v1.0.0"})
-        cycle.stage("version", {}, lambda: {"name": version})
-        if verdict is not None:
-            cycle.stage("gate", {}, lambda: {"verdict": verdict})
-        cycle.finish("kept_champion", {})
-    for who, one in (("champion", champion), ("challenger", challenger)):
-        file = resources.home / "cycles" / cycle.id / f"{who}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        one.save(file)
-    return cycle.id
 
 
 def contents(folder):
@@ -87,7 +36,7 @@ def contents(folder):
 
 
 def test_the_cycles_own_rule_replayed_decides_as_the_cycle_did(resources):
-    cycle = evaluated(resources)
+    cycle = evaluated_cycle(resources)
     champion, challenger = pair()
     images = champion.truth.images
     slices = {FROZEN: images[:30], NEW: images[30:]}
@@ -101,7 +50,7 @@ def test_the_cycles_own_rule_replayed_decides_as_the_cycle_did(resources):
 
 
 def test_another_policy_is_told_beside_the_recorded_verdict_and_changes_nothing(resources):
-    cycle = evaluated(resources, verdict="inconclusive")
+    cycle = evaluated_cycle(resources, verdict="inconclusive")
     before = contents(resources.home)
     console = Console(width=400, record=True)
 
@@ -115,7 +64,7 @@ def test_another_policy_is_told_beside_the_recorded_verdict_and_changes_nothing(
 
 
 def test_images_that_the_challenger_learnt_from_make_it_invalid(resources):
-    evaluated(resources, trained_on=["0001"])
+    evaluated_cycle(resources, trained_on=["0001"])
 
     (found,) = replay_gate(resources, STRICTER)
 
@@ -124,7 +73,7 @@ def test_images_that_the_challenger_learnt_from_make_it_invalid(resources):
 
 
 def test_a_cycle_whose_version_is_gone_is_told_and_the_others_are_decided(resources):
-    evaluated(resources, version="v9.0.0", verdict=None)
+    evaluated_cycle(resources, version="v9.0.0", verdict=None)
     console = Console(width=400, record=True)
 
     (found,) = replay_gate(resources, STRICTER)
@@ -137,7 +86,7 @@ def test_a_cycle_whose_version_is_gone_is_told_and_the_others_are_decided(resour
 
 
 def test_a_cycle_without_evaluations_is_left_out_or_an_error_when_it_is_named(resources):
-    cycle = evaluated(resources)
+    cycle = evaluated_cycle(resources)
     (resources.home / "cycles" / cycle / "champion.json").unlink()
     console = Console(width=400, record=True)
 
