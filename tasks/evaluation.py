@@ -93,6 +93,11 @@ def saved_evaluation(resources: Resources, cycle_id: str, who: str) -> Evaluatio
     return Evaluation.load(_evaluation_file(resources, cycle_id, who))
 
 
+def has_evaluations(resources: Resources, cycle_id: str) -> bool:
+    """Whether the evaluate stage of a cycle stored both."""
+    return all(_evaluation_file(resources, cycle_id, who).exists() for who in ("champion", "challenger"))
+
+
 def _evaluation_file(resources: Resources, cycle_id: str, who: str) -> Path:
     return resources.home / "cycles" / cycle_id / f"{who}.json"
 

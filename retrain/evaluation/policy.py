@@ -134,7 +134,7 @@ class GatePolicy:
         except FileNotFoundError as error:
             raise NotFound(f"No policy at {path}.") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not YAML: {error}") from error
+            raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
         return cls.of(settings, str(path))
 
     @property

@@ -94,6 +94,8 @@ COMMANDS = (
     "ledger",
     "ledger list",
     "ledger at",
+    "gate",
+    "gate replay",
 )
 
 
@@ -222,10 +224,23 @@ def test_a_mistake_in_the_configuration_is_one_line(home, arguments, text, parts
         ("ledger at yesterday", ("'yesterday'", "2026-11-23T12:00:00")),
         ("ledger at 2020-01-01", ("detector had no champion at 2020-01-01",)),
         ("data restore --folder /nowhere", ("params.yaml", "/nowhere")),
+        ("gate replay --policy /nowhere/p.yaml", ("No policy at /nowhere/p.yaml",)),
     ],
 )
 def test_what_does_not_exist_or_cannot_be_read_is_one_line(home, arguments, parts, retrain):
     assert_one_error_line(retrain(arguments, home), *parts)
+
+
+def test_a_policy_is_checked_before_any_cycle_is_decided_again(home, retrain):
+    policy = home / "policy.yaml"
+    policy.write_text("must_improve: [{metric: map50}]\n", encoding="utf-8")
+    done = retrain(f"gate replay --policy {policy}", home)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "No cycle stored evaluations" in done.stdout
+    policy.write_text("must_improve: [{metrics: map50}]\n", encoding="utf-8")
+    assert_one_error_line(
+        retrain(f"gate replay --policy {policy}", home), "must_improve.0.metrics", "did you mean 'metric'"
+    )
 
 
 def test_a_configuration_file_named_by_the_environment_but_missing_is_one_line(home, retrain):

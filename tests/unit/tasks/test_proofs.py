@@ -10,12 +10,15 @@ from retrain.data_collection.forgetting.retention import RetentionPolicy, retain
 from retrain.data_collection.triggers.crossings import select_samples
 from retrain.dataset.reading.materialise import materialise
 from retrain.dataset.reading.selection import write_selection
+from retrain.evaluation.comparator import EXPANDED, RESAMPLING, compare
 from retrain.storage.leases import LeaseManager
 from retrain.storage.schema import cycles, samples
+from tasks.evaluation import FROZEN, NEW
 from tasks.proofs import prove_cycle
 from tasks.resources import Resources
 from tests.unit.data_collection.conftest import png_bytes
 from tests.unit.dataset.conftest import ImagesInMemory, build_item, build_version
+from tests.unit.tasks.evaluated_cycle import evaluated_cycle, pair
 
 
 @pytest.fixture
@@ -208,3 +211,32 @@ def test_a_layout_of_folders_as_cycles_had_them_holds_while_no_image_is_lost(res
     assert whole == [(True, "4 training images in 1 lists, 2 validation images")]
     assert not holds
     assert "no longer holds all images" in said
+
+
+@pytest.mark.parametrize("resampling", [EXPANDED, RESAMPLING])
+def test_comparisons_hold_when_they_come_out_equal_again_as_they_were_made_then(resources, resampling):
+    champion, challenger = pair()
+    images = champion.truth.images
+    compared = {
+        name: compare(
+            champion.only(ids), challenger.only(ids), resamples=200, resampling=resampling
+        ).to_json()
+        for name, ids in {FROZEN: images[:30], NEW: images[30:]}.items()
+    }
+
+    proofs = found(resources, evaluated_cycle(resources, compared=compared), "evaluate", "gate")
+
+    assert [holds for holds, _ in proofs] == [True, True], proofs
+
+
+def test_a_comparison_whose_interval_was_changed_no_longer_holds(resources):
+    champion, challenger = pair()
+    images = champion.truth.images
+    compared = compare(champion.only(images[30:]), challenger.only(images[30:]), resamples=200).to_json()
+
+    ((holds, said),) = found(
+        resources, evaluated_cycle(resources, compared={NEW: {**compared, "low": 0.2}}), "evaluate"
+    )
+
+    assert not holds
+    assert "the comparison on new frames" in said
