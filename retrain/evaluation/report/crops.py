@@ -19,11 +19,12 @@ _SIDE, _MARGIN, _LEAST, _QUALITY = 220, 0.6, 48.0, 82
 
 @dataclass(frozen=True)
 class Crop:
-    """A picture with what is said below it; `sub` is said more quietly."""
+    """A picture with what is said below it; `sub` is said more quietly, the image's id last."""
 
     picture: str
     title: str
     sub: str
+    image_id: str
 
 
 def cut_out(pixels: NDArray[np.uint8], about: Box, boxes: list[tuple[Box, tuple[int, int, int]]]) -> str:

@@ -25,7 +25,6 @@ from retrain.pages.environment import page_environment
 TEMPLATES = Path(__file__).parent / "templates"
 CROPS = 24
 """Of each kind, the costliest first."""
-_SHOWN = 28
 _MINUS, _NONE = "\u2212", "\u2013"
 
 COCO_NAMES: Mapping[str, str] = {
@@ -62,7 +61,7 @@ class Compared:
 
 def report_page(
     result: EvaluationResult,
-    pixels: Pixels,
+    pixels: Pixels | None,
     before: EvaluationResult | None = None,
     decision: GateDecision | None = None,
     *,
@@ -72,6 +71,7 @@ def report_page(
     """The whole page as text.
 
     Args:
+        pixels: for crops of what went wrong; without, nothing of an image is shown.
         before: the model it is compared with, on the same images.
         decision: of the gate about the two.
         resamples, level: of the intervals.
@@ -101,6 +101,7 @@ def report_page(
             confusion=_embedded(visualizer.confusion()),
             errors_picture=_embedded(visualizer.errors()),
             tide=errors.tide,
+            with_crops=pixels is not None,
             false_positives=_error_crops(errors.false_positives(CROPS), pixels, missed=False),
             false_negatives=_error_crops(errors.false_negatives(CROPS), pixels, missed=True),
             localisation=errors.localisation().quantiles(),
@@ -114,19 +115,16 @@ def report_page(
 
 
 def _compared(
-    before: EvaluationResult, after: EvaluationResult, pixels: Pixels, resamples: int, level: float
+    before: EvaluationResult, after: EvaluationResult, pixels: Pixels | None, resamples: int, level: float
 ) -> Compared:
     pair = before.evaluation, after.evaluation
     slices = _slices_of(after.evaluation)
     comparator = ModelComparator(*pair, resamples=resamples, level=level)
     objects = object_changes(*pair, slices)
-    crops: dict[str, list[Crop]] = {
-        kind: [
-            _change_crop(each, pixels)
-            for each in [one for one in objects.changes if one.kind == kind][:CROPS]
-        ]
-        for kind in KINDS
-    }
+    crops: dict[str, list[Crop]] = {kind: [] for kind in KINDS}
+    for change in objects.changes if pixels is not None else ():
+        if len(crops[change.kind]) < CROPS:
+            crops[change.kind].append(_change_crop(change, pixels))
     return Compared(before, comparator.compare(slices), objects, crops)
 
 
@@ -158,9 +156,9 @@ def _verdict(decision: GateDecision | None, compared: Compared | None) -> tuple[
     )
 
 
-def _error_crops(rows: Iterable[ErrorRow], pixels: Pixels, *, missed: bool) -> list[Crop]:
-    crops = []
-    for row in rows:
+def _error_crops(rows: Iterable[ErrorRow], pixels: Pixels | None, *, missed: bool) -> list[Crop]:
+    crops: list[Crop] = []
+    for row in rows if pixels is not None else ():
         boxes = [(row.box, TRUE if missed else FOUND)]
         if row.other_box is not None:
             boxes.insert(0, (row.other_box, FOUND if missed else TRUE))
@@ -170,7 +168,8 @@ def _error_crops(rows: Iterable[ErrorRow], pixels: Pixels, *, missed: bool) -> l
             Crop(
                 cut_out(pixels(row.image_id), row.box, boxes),
                 f"{row.class_name}{score}",
-                f"{row.type}{other}; {_tail(row.image_id)}; costs {row.cost:.4f}",
+                f"{row.type}{other}; costs {row.cost:.4f}",
+                row.image_id,
             )
         )
     return crops
@@ -187,7 +186,8 @@ def _change_crop(change: ObjectChange, pixels: Pixels) -> Crop:
     return Crop(
         cut_out(pixels(change.image_id), change.box, boxes),
         change.class_name,
-        f"{', '.join(said) or 'not seen'}; {_tail(change.image_id)}",
+        ", ".join(said) or "not seen",
+        change.image_id,
     )
 
 
@@ -222,11 +222,6 @@ def interval(change: Change, *, family: bool = False) -> str:
 
 def count(value: int) -> str:
     return f"{value:,}".replace(",", "\u202f")
-
-
-def _tail(image_id: str) -> str:
-    """Its end, where names of files differ."""
-    return image_id if len(image_id) <= _SHOWN else "…" + image_id[-_SHOWN:]
 
 
 def _short(model: str) -> str:
