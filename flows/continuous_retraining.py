@@ -62,7 +62,7 @@ def run_cycle(work: CycleWork) -> Mapping[str, Any]:
     folders = lay_out(work, version, plan["known_version"])
     training = train(work, version, folders, plan["champion"])
     comparisons = evaluate_models(work, plan, version, training)
-    decision = gate(work, comparisons)
+    decision = gate(work, plan, version, training, comparisons)
     counts = {name: len(labels[name]) for name in ("auto", "human", "left_out")}
     outcome = {"version": version["name"], "labels": counts, "gate": decision}
     if not decision["passed"]:

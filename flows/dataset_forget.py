@@ -1,6 +1,6 @@
 """What the commands do that ask the sample ledger, forget images and tidy up."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -72,17 +72,11 @@ def forget_images(
         typer.echo(f"{counted(pictures, 'image')} taken out of the draft {draft}")
     if purged.packs:
         typer.echo(f"{counted(purged.packs, 'file')} with packs of no version deleted")
-    # A review shows pictures, each under the beginning of its digest.
-    pages = [page for page in resources.home.glob("cycles/*/dataset.html") if _names_any(page, images)]
+    pages = resources.pages_with(images)
     for page in pages:
         page.unlink()
     if pages:
-        typer.echo(f"{counted(len(pages), 'page')} that review the data of cycles deleted")
-
-
-def _names_any(page: Path, images: Collection[str]) -> bool:
-    text = page.read_text(encoding="utf-8")
-    return any(image[:12] in text for image in images)
+        typer.echo(f"{counted(len(pages), 'page')} of cycles that show them deleted")
 
 
 def collect_garbage(manager: DatasetManager, drafts_older_than_days: float) -> None:

@@ -68,7 +68,7 @@ def forget(
         f"{report.erased.packs} packs replaced or deleted, {report.erased.bytes} bytes freed",
     )
     _show_drafts(resources, console)
-    _delete_pages(resources, console, cycles)
+    _delete_pages(resources, console, cycles, {*found, *samples, *report.samples})
     if inherited := {image for images in versions.values() for image in images}:
         resources.datasets.forget(inherited, reason or "retrain collect forget")
     _show_left(resources, console, scope, report)
@@ -146,13 +146,16 @@ def _show_affected(
     return known.cycles.keys(), known.versions
 
 
-def _delete_pages(resources: Resources, console: Console, cycles: Collection[str]) -> None:
-    """Delete the reviews of what these cycles added: they show pictures."""
-    pages = [page for cycle in cycles if (page := resources.review_page(cycle)).exists()]
+def _delete_pages(
+    resources: Resources, console: Console, cycles: Collection[str], images: Collection[str]
+) -> None:
+    """Delete the reviews of what these cycles added, and all pages of cycles that name an image: they show pictures."""
+    reviews = {page for cycle in cycles if (page := resources.review_page(cycle)).exists()}
+    pages = reviews.union(resources.pages_with(images))
     for page in pages:
         page.unlink()
     if pages:
-        _say(console, f"{len(pages)} pages that review the data of these cycles were deleted")
+        _say(console, f"{len(pages)} pages of cycles that show them were deleted")
 
 
 def _show_drafts(resources: Resources, console: Console) -> None:

@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,21 +11,18 @@ from prefect import task
 from prefect.artifacts import create_image_artifact, create_table_artifact
 
 from retrain.boxes import IntArray
-from retrain.dataset.version import DatasetItem, DatasetVersion
 from retrain.evaluation.comparator import Comparison, compare
 from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.evidence import Evidence
 from retrain.evaluation.gate import decide
 from retrain.evaluation.policy import GatePolicy
 from retrain.evaluation.run import EvaluationItem, evaluate
-from tasks.annotation import decode
 from tasks.cycle import CycleWork
-from tasks.resources import Resources
+from tasks.evaluation_data import FROZEN, NEW, evaluation_file, test_items, test_slices
+from tasks.evaluation_report import publish_evaluation
 from tasks.retrying import RETRYING
 from tasks.serving import model_folder
 
-FROZEN, NEW = "frozen test", "new frames"
-"""Slices: the test split as the champion knew it, and what is new to it."""
 _DRAWN = 0.25
 
 
@@ -39,14 +35,14 @@ def evaluate_models(
     def run() -> dict[str, Any]:
         resources, settings = work.resources, work.resources.config.evaluation
         slices = test_slices(resources, version["name"], plan["known_version"])
-        items = _test_items(resources, version["name"])
+        items = test_items(resources, version["name"])
         folders = {
             "champion": resources.releases.fetch(plan["champion"]),
             "challenger": model_folder(resources, training),
         }
         results = {name: _evaluate(work, folder, items) for name, folder in folders.items()}
         for name, result in results.items():
-            result.save(_evaluation_file(resources, work.cycle.id, name))
+            result.save(evaluation_file(resources, work.cycle.id, name))
         comparisons = {
             name: compare(
                 results["champion"].only(ids),
@@ -66,14 +62,22 @@ def evaluate_models(
     return work.cycle.stage("evaluate", inputs, run)
 
 
-@task(name="gate", timeout_seconds=60, **RETRYING)
-def gate(work: CycleWork, comparisons: Mapping[str, Any]) -> Mapping[str, Any]:
-    """May the challenger be promoted: better on the new frames, not worse on the frozen test."""
+@task(name="gate", timeout_seconds=1800, **RETRYING)
+def gate(
+    work: CycleWork,
+    plan: Mapping[str, Any],
+    version: Mapping[str, Any],
+    training: Mapping[str, Any],
+    comparisons: Mapping[str, Any],
+) -> Mapping[str, Any]:
+    """Is the challenger better on the new frames and not worse on the frozen test? With a page to see why."""
 
     def run() -> dict[str, Any]:
         margin = work.resources.config.evaluation.margin
         found = {name: Comparison.from_json(value) for name, value in comparisons.items()}
-        return {**decide(Evidence.of_slices(found), gate_policy(margin)).to_json(), "margin": margin}
+        decision = decide(Evidence.of_slices(found), gate_policy(margin))
+        page = publish_evaluation(work, decision, plan, version, training)
+        return {**decision.to_json(), "margin": margin, "page": page}
 
     return work.cycle.stage("gate", {"comparisons": dict(comparisons)}, run)
 
@@ -88,55 +92,12 @@ def gate_policy(margin: float) -> GatePolicy:
     )
 
 
-def saved_evaluation(resources: Resources, cycle_id: str, who: str) -> Evaluation:
-    """What the evaluate stage stored for `champion` or `challenger`."""
-    return Evaluation.load(_evaluation_file(resources, cycle_id, who))
-
-
-def has_evaluations(resources: Resources, cycle_id: str) -> bool:
-    """Whether the evaluate stage of a cycle stored both."""
-    return all(_evaluation_file(resources, cycle_id, who).exists() for who in ("champion", "challenger"))
-
-
-def _evaluation_file(resources: Resources, cycle_id: str, who: str) -> Path:
-    return resources.home / "cycles" / cycle_id / f"{who}.json"
-
-
 def _evaluate(work: CycleWork, folder: Any, items: list[EvaluationItem]) -> Evaluation:
     from retrain.detector import Detector
 
     config = work.resources.config
     detector = Detector.load(folder)
     return evaluate(detector.predict, items, config.model.classes, confidence=config.evaluation.confidence)
-
-
-def test_slices(resources: Resources, name: str, known_version: str) -> dict[str, list[str]]:
-    """Image ids of each slice of a version's test split."""
-    known = {item.image for item in resources.datasets.get_version(known_version).items}
-    test = [item.image for item in _judged(resources.datasets.get_version(name))]
-    return {
-        FROZEN: [image for image in test if image in known],
-        NEW: [image for image in test if image not in known],
-    }
-
-
-def _test_items(resources: Resources, name: str) -> list[EvaluationItem]:
-    datasets = resources.datasets
-    version = datasets.get_version(name)
-    return [
-        EvaluationItem(
-            item.image,
-            item.group,
-            lambda item=item: decode(datasets.image_bytes(version, item)),  # type: ignore[misc]
-            item.annotations,
-        )
-        for item in _judged(version)
-    ]
-
-
-def _judged(version: DatasetVersion) -> list[DatasetItem]:
-    # A label that the champion made would be marked right by the champion.
-    return [item for item in version.items if item.split == "test" and item.source != "auto"]
 
 
 def _most_different(results: Mapping[str, Evaluation], ids: list[str]) -> str | None:

@@ -8,7 +8,7 @@ from retrain.errors import NotFound, RetrainError
 from retrain.evaluation.evidence import TrainingImages, gather
 from retrain.evaluation.gate import GateDecision, decide
 from retrain.evaluation.policy import GatePolicy
-from tasks.evaluation import has_evaluations, saved_evaluation, test_slices
+from tasks.evaluation_data import has_evaluations, saved_evaluation, test_slices
 from tasks.resources import Resources
 
 

@@ -17,7 +17,8 @@ from retrain.evaluation.comparator import Comparison, compare
 from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.evidence import Evidence
 from retrain.evaluation.gate import decide
-from tasks.evaluation import gate_policy, saved_evaluation, test_slices
+from tasks.evaluation import gate_policy
+from tasks.evaluation_data import saved_evaluation, test_slices
 from tasks.resources import Resources
 
 

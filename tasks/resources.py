@@ -1,5 +1,6 @@
 """Builds the adapters of one configuration: the only place that picks implementations."""
 
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -169,6 +170,17 @@ class Resources:
     def review_page(self, cycle_id: str) -> Path:
         """The page that shows what a cycle's dataset version changed."""
         return self.home / "cycles" / cycle_id / "dataset.html"
+
+    def evaluation_page(self, cycle_id: str) -> Path:
+        """The page that shows champion and challenger of a cycle beside each other."""
+        return self.home / "cycles" / cycle_id / "evaluation.html"
+
+    def pages_with(self, images: Collection[str]) -> list[Path]:
+        """Pages of cycles that show any of these images, by their digests."""
+        pages = sorted(self.home.glob("cycles/*/*.html"))
+        return [
+            page for page in pages if any(image[:12] in page.read_text(encoding="utf-8") for image in images)
+        ]
 
     @property
     def datasets_path(self) -> Path:

@@ -41,7 +41,8 @@ from tasks.annotation import annotate
 from tasks.cycle import CycleWork, cycle_work
 from tasks.data_collection import watch_samples
 from tasks.dataset import lay_out
-from tasks.evaluation import FROZEN, NEW, evaluate_models, gate
+from tasks.evaluation import evaluate_models, gate
+from tasks.evaluation_data import FROZEN, NEW
 from tasks.production import Production, encode
 from tasks.reconcile import start_missing_cycles
 from tasks.resources import PRODUCTION_START, Resources
@@ -336,9 +337,10 @@ def gated(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
             "map50", 0.8, 0.8 + middle, middle, low, high, 0.95, 50, 10, 1000, "", verdict, ""
         ).to_json()
 
+    patch.setattr("tasks.evaluation.publish_evaluation", MagicMock(return_value="page.html"))
     found = {NEW: comparison(0.1, 0.2, "better"), FROZEN: comparison(-0.02, 0.01, "inconclusive")}
     with open_work(resources, patch) as work:
-        return gate.fn(work, found)["passed"]
+        return gate.fn(work, {}, {}, {}, found)["passed"]
 
 
 def release_thresholds(resources: Resources, patch: pytest.MonkeyPatch) -> Any:

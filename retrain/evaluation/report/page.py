@@ -122,9 +122,10 @@ def _compared(
     comparator = ModelComparator(*pair, resamples=resamples, level=level)
     objects = object_changes(*pair, slices)
     crops: dict[str, list[Crop]] = {kind: [] for kind in KINDS}
-    for change in objects.changes if pixels is not None else ():
-        if len(crops[change.kind]) < CROPS:
-            crops[change.kind].append(_change_crop(change, pixels))
+    if pixels is not None:
+        for change in objects.changes:
+            if len(crops[change.kind]) < CROPS:
+                crops[change.kind].append(_change_crop(change, pixels))
     return Compared(before, comparator.compare(slices), objects, crops)
 
 
@@ -158,7 +159,9 @@ def _verdict(decision: GateDecision | None, compared: Compared | None) -> tuple[
 
 def _error_crops(rows: Iterable[ErrorRow], pixels: Pixels | None, *, missed: bool) -> list[Crop]:
     crops: list[Crop] = []
-    for row in rows if pixels is not None else ():
+    if pixels is None:
+        return crops
+    for row in rows:
         boxes = [(row.box, TRUE if missed else FOUND)]
         if row.other_box is not None:
             boxes.insert(0, (row.other_box, FOUND if missed else TRUE))

@@ -86,12 +86,18 @@ def test_forgetting_a_sample_names_the_cycle_and_the_dataset_version_that_keep_k
     page = resources.review_page("cycle-7")
     page.parent.mkdir(parents=True)
     page.write_text("with a thumbnail")
+    # A later cycle tests on the image, and shows what was missed in it.
+    shown, other = (resources.evaluation_page(cycle) for cycle in ("cycle-8", "cycle-9"))
+    for target, text in ((shown, f"missed in {one}"), (other, "missed in another")):
+        target.parent.mkdir(parents=True)
+        target.write_text(text)
 
     printed = said(forget, resources, NOW, [one])
 
     assert "1 samples forgotten, 0 records in the spool refused; 1 packs replaced" in printed
     assert f"cycle-7 selected 1 of them: {one[:12]}" in printed
-    assert "1 pages that review the data of these cycles were deleted" in printed
+    assert "2 pages of cycles that show them were deleted" in printed
+    assert [path.exists() for path in (page, shown, other)] == [False, False, True]
     assert not page.exists()
     assert f"dataset version v1.0.0 still contains 1 of them: {one[:12]}" in printed
     assert "models trained on them have learnt from these pictures" in printed

@@ -1,0 +1,90 @@
+"""Publishes champion and challenger beside each other, for whoever looks at a cycle's decision."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact
+
+from retrain.evaluation.gate import GateDecision
+from retrain.evaluation.result import EvaluationResult, Served
+from retrain.storage.files import write_whole
+from tasks.cycle import CycleWork
+from tasks.evaluation_data import saved_evaluation, test_items
+
+_SHARED = "evaluation_without_pictures.html"
+
+
+def publish_evaluation(
+    work: CycleWork,
+    decision: GateDecision,
+    plan: Mapping[str, Any],
+    version: Mapping[str, Any],
+    training: Mapping[str, Any],
+) -> str:
+    """A page under the cycle's folder, the same without pictures of images in MLflow, and a Prefect artifact.
+
+    Pictures stay in the home folder, where `retrain collect forget` finds them.
+
+    Returns:
+        The page, as seen from the home folder.
+    """
+    # Drawing takes matplotlib, which most tasks do without.
+    from retrain.evaluation.report.page import report_page
+
+    resources, settings = work.resources, work.resources.config.evaluation
+    digests = {"champion": plan["champion"], "challenger": training["weights_sha256"]}
+    pair = {who: saved_evaluation(resources, work.cycle.id, who) for who in digests}
+    champion, challenger = (
+        EvaluationResult(
+            model=f"{who} {digests[who][:12]}",
+            digest=digests[who],
+            runtime=evaluation.protocol.runtime,
+            imgsz=evaluation.protocol.image_size,
+            data=f"{version['name']}/test",
+            evaluation=evaluation,
+            asked=(),
+            served=Served(settings.confidence, "evaluation.confidence"),
+        )
+        for who, evaluation in pair.items()
+    )
+    load = {item.image_id: item.load for item in test_items(resources, version["name"])}
+    page = resources.evaluation_page(work.cycle.id)
+    draw = partial(
+        report_page,
+        challenger,
+        before=champion,
+        decision=decision,
+        resamples=settings.resamples,
+        level=settings.level,
+    )
+    write_whole(page, draw(lambda image: load[image]()).encode())
+    write_whole(page.with_name(_SHARED), draw(None).encode())
+    resources.tracker.run(training["run_id"]).log_artifact(page.with_name(_SHARED))
+    create_markdown_artifact(key="gate", markdown=_markdown(decision, str(page)))
+    return str(page.relative_to(resources.home))
+
+
+def _markdown(decision: GateDecision, page: str) -> str:
+    rows = [
+        f"| {rule.rule} | {rule.verdict} | {_number(rule.value)} | {_number(rule.low)} to {_number(rule.high)} | "
+        f"{_number(rule.limit)} |"
+        for rule in decision.rules
+    ]
+    return "\n".join(
+        [
+            f"## {decision.verdict}",
+            "",
+            "| rule | outcome | value | interval | limit |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            *(f"- {reason}" for reason in decision.reasons),
+            "",
+            f"The whole evaluation: `{page}`",
+        ]
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
