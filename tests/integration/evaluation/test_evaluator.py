@@ -400,7 +400,8 @@ def test_what_is_wrong_with_another_split_is_not_asked(
     opened = open_data(data)
 
     assert len(opened.items) == IMAGES - 1
-    assert len(opened.notes) == 1
+    assert len(opened.notes) == 2
+    assert "each counts by itself" in opened.notes[1]
     assert opened.notes[0].startswith("1 labels cannot be used and do not count: labels/test/0001.txt: line ")
     with pytest.raises(BadInput, match=r"train/0000\.png"):
         open_data(data, split="train")
@@ -432,4 +433,6 @@ def test_images_that_a_model_labelled_are_said(models: Models, tmp_path: Path) -
     )
     manager.commit("v1.0.0")
 
-    assert "2 of 3 images were labelled by a model" in open_data("v1.0.0/test", manager).notes[0]
+    notes = open_data("v1.0.0/test", manager).notes
+    assert "2 of 3 images were labelled by a model" in notes[0]
+    assert not any("by itself" in note for note in notes)
