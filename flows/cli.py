@@ -11,6 +11,7 @@ import typer
 
 from flows.collect_app import collect_app
 from flows.dataset_app import dataset_app
+from flows.evaluate_command import compare, evaluate
 from flows.jobs_app import Job, jobs_app
 from flows.ledger_app import ledger_app
 from retrain.errors import PostConditionFailed, RetrainError
@@ -35,6 +36,8 @@ app.add_typer(triggers_app, name="triggers")
 app.add_typer(collect_app, name="collect")
 app.add_typer(dataset_app, name="dataset")
 app.add_typer(jobs_app, name="jobs")
+app.command()(evaluate)
+app.command()(compare)
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Configuration file; default: RETRAIN_CONFIG.")

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import PIL.Image
@@ -154,10 +154,25 @@ def set_class_width(model: DetectionModel, width: int) -> None:
     head.bias_init()
 
 
-class Detector:
-    """Predicts boxes. Safe to call from many threads; calls run one after the other."""
+class Network(Protocol):
+    """What stands between pixels and boxes: a `DetectionModel`, or the same in another runtime.
 
-    def __init__(self, model: DetectionModel, classes: tuple[str, ...], imgsz: int, device: str) -> None:
+    Attributes:
+        end2end: whether its output is boxes already, without overlaps to suppress.
+    """
+
+    end2end: bool
+
+    def __call__(self, batch: torch.Tensor, /) -> Any: ...
+
+
+class Detector:
+    """Predicts boxes. Safe to call from many threads; calls run one after the other.
+
+    `prepare`, `forward` and `finish` are the steps of `predict`, to be timed apart.
+    """
+
+    def __init__(self, model: Network, classes: tuple[str, ...], imgsz: int, device: str) -> None:
         self.classes = classes
         self.imgsz = imgsz
         self.device = device
@@ -214,35 +229,61 @@ class Detector:
         found: list[Detections] = []
         for start in range(0, len(images), _CHUNK):
             chunk = images[start : start + _CHUNK]
-            boxes = self._forward(chunk, confidence, iou, max_detections, multi_label)
-            found += [self._detections(rows, image) for rows, image in zip(boxes, chunk, strict=True)]
+            found += self.finish(
+                self.forward(self.prepare(chunk)),
+                chunk,
+                confidence,
+                iou,
+                max_detections,
+                multi_label=multi_label,
+            )
         return found
+
+    def prepare(self, images: Sequence[Image]) -> torch.Tensor:
+        """Fitted into squares, on the device: float32 RGB in [0, 1], [images x 3 x imgsz x imgsz]."""
+        squares = np.stack([self._letterbox(image=np.ascontiguousarray(image)) for image in images])
+        return torch.from_numpy(squares).to(self.device).permute(0, 3, 1, 2).contiguous().float() / 255
+
+    def forward(self, batch: torch.Tensor) -> Any:
+        """What the network gives for what `prepare` gave."""
+        with self._lock, torch.inference_mode():
+            return self._model(batch)
+
+    def finish(
+        self,
+        raw: Any,
+        images: Sequence[Image],
+        confidence: float,
+        iou: float,
+        max_detections: int,
+        *,
+        multi_label: bool = False,
+    ) -> list[Detections]:
+        """Boxes of each image from what `forward` gave, as `predict` gives them."""
+        with torch.inference_mode():
+            rows = nms.non_max_suppression(
+                raw,
+                confidence,
+                iou,
+                max_det=max_detections,
+                multi_label=multi_label,
+                max_time_img=NO_TIME_LIMIT,
+                end2end=self._model.end2end,
+            )
+        return [
+            self._detections(image_rows.cpu(), image) for image_rows, image in zip(rows, images, strict=True)
+        ]
 
     def warm_up(self) -> None:
         """Pay the costs of a first prediction now."""
         self.predict([np.zeros((self.imgsz, self.imgsz, 3), dtype=np.uint8)])
 
-    def _forward(
-        self, images: Sequence[Image], confidence: float, iou: float, limit: int, multi_label: bool
-    ) -> list[torch.Tensor]:
-        squares = np.stack([self._letterbox(image=np.ascontiguousarray(image)) for image in images])
-        with self._lock, torch.inference_mode():
-            batch = torch.from_numpy(squares).to(self.device).permute(0, 3, 1, 2).contiguous().float() / 255
-            rows = nms.non_max_suppression(
-                self._model(batch),
-                confidence,
-                iou,
-                max_det=limit,
-                multi_label=multi_label,
-                max_time_img=NO_TIME_LIMIT,
-                end2end=self._model.end2end,
-            )
-            return [image_rows.cpu() for image_rows in rows]
-
     def _detections(self, rows: torch.Tensor, image: Image) -> Detections:
         boxes = ops.scale_boxes((self.imgsz, self.imgsz), rows[:, :4].double(), image.shape[:2]).numpy()
         scores = rows[:, 4].double().clamp(0, 1).numpy()
-        return Detections.of(boxes, rows[:, 5].long().numpy(), scores)
+        # Heads that predict distances as plain numbers (YOLO26) can turn a weak box inside out; it is no box.
+        keep = (boxes[:, 2:] >= boxes[:, :2]).all(axis=1)
+        return Detections.of(boxes[keep], rows[:, 5].long().numpy()[keep], scores[keep])
 
 
 def _description(folder: Path) -> dict[str, Any]:

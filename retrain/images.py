@@ -1,13 +1,15 @@
 """Encoded images: their identity, and whether they are what they claim to be."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FunctionType
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from retrain.errors import BadInput
 from retrain.storage.digests import content_digest
@@ -54,14 +56,8 @@ def read_image(given: bytes | str | Path) -> EncodedImage:
     Raises:
         BadInput: it cannot be read or decoded; the message is the reason only, without the image's name.
     """
-    try:
-        data = given if isinstance(given, bytes) else Path(given).read_bytes()
-    except OSError as error:
-        raise BadInput(f"cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        # A path with a NUL.
-        raise BadInput(f"cannot be read: {error}") from error
-    try:
+    data = _bytes_of(given)
+    with _decoding():
         source = _Source(data)
         with Image.open(source) as image:
             kind, (width, height) = image.format, image.size
@@ -76,6 +72,38 @@ def read_image(given: bytes | str | Path) -> EncodedImage:
             image.draft("L", (THUMBNAIL_SIDE, THUMBNAIL_SIDE))
             _load(image, source)
             thumbnail = None if image.mode in _DEEP else _thumbnail(image)
+    size = (height, width) if turned else (width, height)
+    return EncodedImage(data, content_digest(data), _SUFFIXES[str(kind)], *size, thumbnail)
+
+
+def read_pixels(given: bytes | str | Path) -> NDArray[np.uint8]:
+    """RGB pixels, shape (height, width, 3), turned as the EXIF orientation says, as sizes and boxes are.
+
+    Raises:
+        BadInput: as `read_image`; a truncated image too, whatever switch another library has set.
+    """
+    with _decoding():
+        source = _Source(_bytes_of(given))
+        with Image.open(source) as image:
+            _check(image.format, *image.size)
+            _load(image, source)
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def _bytes_of(given: bytes | str | Path) -> bytes:
+    try:
+        return given if isinstance(given, bytes) else Path(given).read_bytes()
+    except OSError as error:
+        raise BadInput(f"cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        # A path with a NUL.
+        raise BadInput(f"cannot be read: {error}") from error
+
+
+@contextmanager
+def _decoding() -> Iterator[None]:
+    try:
+        yield
     except UnidentifiedImageError as error:
         raise BadInput("is not an image") from error
     except BadInput:
@@ -83,8 +111,6 @@ def read_image(given: bytes | str | Path) -> EncodedImage:
     # Pillow's decoders raise whatever they stumble on (OSError, SyntaxError, struct.error, zlib.error, …).
     except Exception as error:
         raise BadInput(f"cannot be decoded: {error}") from error
-    size = (height, width) if turned else (width, height)
-    return EncodedImage(data, content_digest(data), _SUFFIXES[str(kind)], *size, thumbnail)
 
 
 def _check(kind: str | None, width: int, height: int) -> None:

@@ -69,16 +69,28 @@ def model_folder(source: Path | str) -> Path:
         return found
     if found.suffix != ".pt":
         raise BadInput(f"initial_weights is {found}; a file of weights must be an Ultralytics .pt.")
+    return converted(found, "as initial_weights")
+
+
+def converted(file: Path, use: str) -> Path:
+    """A model folder with the weights of an Ultralytics `.pt` file, made once for each content.
+
+    Args:
+        use: for the message, what the file cannot be used as.
+
+    Raises:
+        BadInput, StorageFull: as `model_folder`.
+    """
     cache = environment.writable(environment.home() / "cache" / "converted")
     # Under a name of our own: Ultralytics reads some names as others, and what is digested must be what is read.
     with tempfile.TemporaryDirectory(dir=cache) as scratch, files.disk_errors(cache):
         copy = Path(scratch) / "source.pt"
-        shutil.copyfile(found, copy)
-        with copy.open("rb") as file:
-            folder = cache / hashlib.file_digest(file, "sha256").hexdigest()
+        shutil.copyfile(file, copy)
+        with copy.open("rb") as content:
+            folder = cache / hashlib.file_digest(content, "sha256").hexdigest()
         with FileLock(folder.with_suffix(".lock")):
             if not _is_model(folder):
-                _convert(copy, folder, found)
+                _convert(copy, folder, f"{file} cannot be used {use}")
     return folder
 
 
@@ -90,10 +102,10 @@ def _is_model(folder: Path) -> bool:
     return True
 
 
-def _convert(copy: Path, folder: Path, named: Path) -> None:
+def _convert(copy: Path, folder: Path, problem: str) -> None:
     code, said = _run("pt_reader", [str(copy), str(folder)], {"ULTRALYTICS_SAFE_LOAD": "1"}, _CONVERT_LIMIT_S)
     if code != 0:
-        raise BadInput(f"{named} cannot be used as initial_weights: {said}")
+        raise BadInput(f"{problem}: {said}")
 
 
 def _download(target: Path) -> None:

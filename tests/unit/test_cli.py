@@ -81,6 +81,8 @@ COMMANDS = (
     "dataset remote",
     "dataset remote add",
     "train",
+    "evaluate",
+    "compare",
     "jobs",
     "jobs list",
     "jobs show",

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from retrain.errors import BadInput
-from retrain.images import _Source, read_image
+from retrain.images import _Source, read_image, read_pixels
 
 
 @pytest.fixture
@@ -41,9 +41,24 @@ def test_a_truncated_image_is_refused_also_when_another_library_allows_them(
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", forgiving)
     data = make_image(1, kind, size=(200, 200))
 
-    with pytest.raises(BadInput, match=r"cannot be decoded|is not an image"):
-        read_image(data[: len(data) // 2])
+    for read in (read_image, read_pixels):
+        with pytest.raises(BadInput, match=r"cannot be decoded|is not an image"):
+            read(data[: len(data) // 2])
     assert forgiving == ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+def test_pixels_are_rgb_as_they_are_shown(mode, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 24, 3), dtype=np.uint8)
+    given = Image.fromarray(pixels).convert(mode)
+    exif = given.getexif()
+    exif[0x0112] = 6  # to be turned to the right
+    given.save(tmp_path / "turned.png", exif=exif)
+
+    read = read_pixels(tmp_path / "turned.png")
+
+    assert np.array_equal(read, np.rot90(np.asarray(given.convert("RGB")), -1))
+    assert read.dtype == np.uint8
 
 
 def test_a_library_that_allows_truncated_images_is_not_disturbed_meanwhile(make_image, monkeypatch):

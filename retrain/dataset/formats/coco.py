@@ -32,6 +32,7 @@ from retrain.dataset.formats.coco_json import (
     box,
     documents,
     identity,
+    image_file,
     optional_count,
     read_note,
 )
@@ -40,8 +41,6 @@ from retrain.dataset.formats.labelled import LabelledDataset, LabelledImage, Los
 from retrain.dataset.formats.tree import Tree
 from retrain.dataset.version import DatasetItem, DatasetVersion, LabelledObject
 from retrain.errors import BadInput
-
-_NAMED_FOLDERS = ("", "images", "{split}", "images/{split}", "{split}/images", "{split}2017")
 
 
 def read(path: Path | Tree, classes: Sequence[str] | None = None) -> LabelledDataset:
@@ -117,9 +116,6 @@ class _Reader:
         self._tree, self._document, self._classes, self._taken = tree, document, classes, taken
         indices = class_indices(tuple(document.categories.values()), classes)
         self._indices = dict(zip(document.categories, indices, strict=True))
-        split = document.split or ""
-        beside = document.file.rpartition("/")[0]
-        self._folders = (beside, *dict.fromkeys(name.format(split=split) for name in _NAMED_FOLDERS))
         self.problems: list[Problem] = []
 
     def read(self) -> list[LabelledImage]:
@@ -145,22 +141,12 @@ class _Reader:
         entries[key] = None
         if not isinstance(name, str) or not name:
             raise BadInput(f"needs a file_name, got {shown(name)}")
-        file = self._find(name)
+        file = image_file(self._tree, self._document, name)
         if file in self._taken:
             raise BadInput(f"{name!r} has its labels in {self._taken[file]} already")
         self._taken[file] = self._document.file
         size = optional_count(entry, "width"), optional_count(entry, "height")
         entries[key] = _Entry(file, size, read_note(entry, ImageNote) or ImageNote())
-
-    def _find(self, name: str) -> str:
-        found = self._tree.find(name, self._folders)
-        if not found:
-            raise BadInput(f"{name!r} is missing")
-        if (beside := self._tree.places(name, self._folders[:1])[0]) in found:
-            return str(beside)
-        if len(found) > 1:
-            raise BadInput(f"{name!r} may be any of {', '.join(found)}")
-        return found[0]
 
     def _add_annotation(
         self, annotation: Any, where: str, entries: Mapping[int | str, _Entry | None], seen: set[int | str]

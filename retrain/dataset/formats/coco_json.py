@@ -18,6 +18,7 @@ _INSTANCES = re.compile(r"instances_(.+)")
 _YEAR = re.compile(r"(train|val|test)[-_]?(?:19|20)\d\d")
 _ROBOFLOW = "_annotations.coco"
 _SAME_BOX_PX = 1e-6
+_NAMED_FOLDERS = ("", "images", "{split}", "images/{split}", "{split}/images", "{split}2017")
 _Note = TypeVar("_Note", bound=msgspec.Struct)
 _ELSEWHERE = ("captions_", "person_keypoints_", "panoptic_", "stuff_")
 
@@ -71,7 +72,7 @@ def documents(tree: Tree) -> list[Document]:
             f"No COCO file in {tree.root}: looked for instances_<split>.json, <split>.json, _annotations.coco.json "
             f"or one other .json file, there, in annotations/ and in folders of splits."
         )
-    return [_document(tree, file) for file in files]
+    return [read_document(tree, file) for file in files]
 
 
 def annotation_files(tree: Tree) -> list[str]:
@@ -116,7 +117,12 @@ def _split_of_name(file: str) -> str | None:
     return SPLIT_NAMES.get(plain)
 
 
-def _document(tree: Tree, file: str) -> Document:
+def read_document(tree: Tree, file: str) -> Document:
+    """One file of the tree.
+
+    Raises:
+        BadInput: it is not valid JSON or has not the parts of COCO.
+    """
     content = _decoded(tree, file)
     missing = [part for part in _PARTS if not isinstance(content.get(part), list)]
     if missing:
@@ -177,6 +183,24 @@ def read_note(entry: object, kind: type[_Note]) -> _Note | None:
         return msgspec.convert(entry["retrain"], kind)
     except msgspec.ValidationError as e:
         raise BadInput(f"has an entry `retrain` that is not ours: {e}") from e
+
+
+def image_file(tree: Tree, document: Document, name: str) -> str:
+    """The file that an image of a document means, looked for where such files usually are.
+
+    Raises:
+        BadInput: it is missing, or may be several; the message is the reason only.
+    """
+    split, beside = document.split or "", document.file.rpartition("/")[0]
+    folders = (beside, *dict.fromkeys(place.format(split=split) for place in _NAMED_FOLDERS))
+    found = tree.find(name, folders)
+    if not found:
+        raise BadInput(f"{name!r} is missing")
+    if (nearest := tree.places(name, folders[:1])[0]) in found:
+        return str(nearest)
+    if len(found) > 1:
+        raise BadInput(f"{name!r} may be any of {', '.join(found)}")
+    return found[0]
 
 
 def identity(entry: Any, key: str) -> int | str:

@@ -1,0 +1,164 @@
+"""`retrain evaluate` and `retrain compare`: their arguments; the work begins with the imports inside."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from retrain.errors import BadInput
+
+if TYPE_CHECKING:
+    from retrain.evaluation.evaluator import ModelEvaluator
+
+Data = Annotated[
+    str,
+    typer.Option(
+        "--test-data",
+        metavar="DATA",
+        help="VERSION/SPLIT such as v1.1.0/test, a folder in COCO, YOLO or VOC format, or a COCO file.",
+    ),
+]
+Metrics = Annotated[
+    str,
+    typer.Option(metavar="A,B,C", help="Such as map, map50, map75, map_small, ar100, precision, recall, f1."),
+]
+Split = Annotated[str | None, typer.Option(help="Split of a folder; default: test, or the only one.")]
+Images = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the images of a COCO file; default: around it.", file_okay=False),
+]
+Confidence = Annotated[
+    float | None,
+    typer.Option(help="Operating point of precision, recall and F1; default: the release's own, else 0.25."),
+]
+Speed = Annotated[
+    bool,
+    typer.Option("--speed", help="Also measure latency, throughput and memory, on this machine and now."),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:<index>.")]
+BatchSize = Annotated[int, typer.Option(help="Images predicted at once.", min=1)]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the result there as JSON.", dir_okay=False)]
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "--datasets", help="Folder of the versions; default: dataset.versions_path.", file_okay=False
+    ),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="Configuration file; default: RETRAIN_CONFIG.")
+]
+_DEFAULT = "map,map50,precision,recall,f1"
+
+
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="Model folder or release, Ultralytics .pt, .onnx, or COCO results as .json.",
+        ),
+    ],
+    test_data: Data,
+    metrics: Metrics = _DEFAULT,
+    split: Split = None,
+    images: Images = None,
+    confidence: Confidence = None,
+    speed: Speed = False,
+    device: Device = "cpu",
+    batch_size: BatchSize = 16,
+    json: Json = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Keep the evaluation whole there, for later comparisons.", dir_okay=False),
+    ] = None,
+    datasets: Folder = None,
+    config: ConfigFile = None,
+) -> None:
+    """Score a model on labelled images by COCO's rules. The same again gives the same JSON."""
+    from flows.dataset_place import output
+    from flows.evaluation_view import show_result, write_json
+
+    _check_targets(json, save)
+    with _evaluator(
+        model,
+        test_data,
+        datasets,
+        config,
+        metrics=_names(metrics, speed=speed),
+        split=split,
+        images=images,
+        confidence=confidence,
+        device=device,
+        batch_size=batch_size,
+    ) as evaluator:
+        result = evaluator.evaluate()
+    show_result(result, output())
+    if save is not None:
+        result.evaluation.save(save)
+    write_json(result.to_json(), json)
+
+
+def compare(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Two or more; all are compared with the first.")
+    ],
+    test_data: Data,
+    metrics: Metrics = _DEFAULT,
+    split: Split = None,
+    images: Images = None,
+    confidence: Confidence = None,
+    speed: Speed = False,
+    device: Device = "cpu",
+    batch_size: BatchSize = 16,
+    json: Json = None,
+    datasets: Folder = None,
+    config: ConfigFile = None,
+) -> None:
+    """Score models on the same images, and say of each whether it is better than the first, with an interval."""
+    from flows.dataset_place import output
+    from flows.evaluation_view import show_comparison, write_json
+
+    _check_targets(json)
+    with _evaluator(
+        models[0],
+        test_data,
+        datasets,
+        config,
+        metrics=_names(metrics, speed=speed),
+        split=split,
+        images=images,
+        confidence=confidence,
+        device=device,
+        batch_size=batch_size,
+    ) as evaluator:
+        compared = evaluator.compare_models(models)
+    show_comparison(compared, output())
+    write_json(compared.to_json(), json)
+
+
+@contextmanager
+def _evaluator(
+    model: str, test_data: str, datasets: Path | None, config: Path | None, **asked: Any
+) -> Iterator["ModelEvaluator"]:
+    """With a bar of its progress on a terminal."""
+    from flows.dataset_place import open_datasets, progress_bar
+    from retrain.evaluation.evaluator import ModelEvaluator
+
+    with progress_bar() as report:
+        yield ModelEvaluator(
+            model, test_data, datasets=open_datasets(datasets, config), on_progress=report, **asked
+        )
+
+
+def _names(metrics: str, *, speed: bool) -> list[str]:
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    return [*names, "speed"] if speed and "speed" not in names else names
+
+
+def _check_targets(*targets: Path | None) -> None:
+    """Before minutes of work: where the results go must be there."""
+    for target in targets:
+        if target is not None and not target.absolute().parent.is_dir():
+            raise BadInput(f"Cannot write {target}: there is no folder {target.absolute().parent}.")

@@ -1,0 +1,103 @@
+"""`retrain evaluate` and `retrain compare` on a real model, as a person types them."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.cli import main
+from retrain.dataset.manager import DatasetManager
+from retrain.evaluation.evaluation import Evaluation
+from tests.integration.evaluation.conftest import Models
+
+
+@pytest.fixture
+def retrain(monkeypatch, capfd, tmp_path):
+    """Exit code, output and errors of a command."""
+    monkeypatch.setenv("RETRAIN_HOME", str(tmp_path / "home"))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["retrain", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0), *capfd.readouterr()
+
+    return run
+
+
+def test_a_model_is_scored_shown_and_written_the_same_twice(
+    models: Models, versions: DatasetManager, tmp_path: Path, retrain
+) -> None:
+    asked = ["evaluate", "--model", models.pt, "--test-data", "v1.0.0/test"]
+    asked += ["--datasets", versions.repository.folder, "--metrics", "map,precision,recall"]
+    first, second, kept = tmp_path / "1.json", tmp_path / "2.json", tmp_path / "evaluation.json"
+
+    code, shown, errors = retrain(*asked, "--json", first, "--save", kept)
+    again = retrain(*asked, "--json", second)
+
+    assert (code, errors) == (0, "")
+    assert again == (0, shown, "")
+    assert first.read_bytes() == second.read_bytes()
+    document = json.loads(first.read_text())
+    assert list(document["metrics"]) == ["map", "precision", "recall"]
+    lines = shown.splitlines()
+    assert lines[0].startswith(
+        f"{models.pt} on v1.0.0/test: mAP50-95 {document['metrics']['map']:.4f}, mAP50 "
+    )
+    cells = [line.split() for line in lines]
+    assert ["map", f"{document['metrics']['map']:.4f}"] in cells
+    assert [row[0] for row in cells if len(row) == 9 and row[0] in "abc"] == ["a", "b", "c"]
+    assert lines[-1].startswith(
+        "protocol: torch, boxes from confidence 0.001, NMS IoU 0.7, at most 300 boxes"
+    )
+    assert lines[-1].endswith("confidence 0.25 (default)")
+    assert Evaluation.load(kept).summary.map50_95 == document["metrics"]["map"]
+
+
+def test_models_are_compared_and_written(
+    models: Models, versions: DatasetManager, tmp_path: Path, retrain
+) -> None:
+    target = tmp_path / "compared.json"
+
+    code, shown, errors = retrain(
+        "compare", models.folder, models.onnx, models.other, "--test-data", "v1.0.0/test", "--datasets",
+        versions.repository.folder, "--metrics", "map50", "--json", target,
+    )  # fmt: skip
+
+    assert (code, errors) == (0, "")
+    document = json.loads(target.read_text())
+    assert [each["model"] for each in document["differences"]] == [str(models.onnx), str(models.other)]
+    assert [each["verdict"] for each in document["differences"]] == ["inconclusive", "worse"]
+    rows = [line for line in shown.splitlines() if line.startswith(str(models.other))]
+    assert f"{document['differences'][1]['low']:+.4f}" in rows[0]
+    assert rows[0].rstrip().endswith("worse")
+    assert rows[1].endswith(document["differences"][1]["reason"])
+    assert "note: The models were run by onnxruntime and torch" in shown
+
+
+def test_speed_is_shown_when_asked_for(models: Models, coco_folder: Path, retrain) -> None:
+    code, shown, _ = retrain("evaluate", "--model", models.onnx, "--test-data", coco_folder, "--speed")
+
+    assert code == 0
+    assert "FPS" in shown
+    assert "100 images each, models in turns" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("evaluate --model none.pt --test-data {data}", "There is no model 'none.pt'"),
+        ("evaluate --model {model} --test-data v1.0.0/test", "There is no test data 'v1.0.0'"),
+        ("evaluate --model {model} --test-data {data} --metrics map,mapp", "Unknown metrics 'mapp'"),
+        ("evaluate --model {model} --test-data {data} --json /nowhere/x.json", "there is no folder /nowhere"),
+        ("compare {model} --test-data {data}", "two models or more"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, said, models: Models, coco_folder: Path, retrain) -> None:
+    code, shown, errors = retrain(*arguments.format(model=models.folder, data=coco_folder).split())
+
+    assert (code, shown) == (1, "")
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert said in errors
