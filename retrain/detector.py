@@ -281,7 +281,9 @@ class Detector:
     def _detections(self, rows: torch.Tensor, image: Image) -> Detections:
         boxes = ops.scale_boxes((self.imgsz, self.imgsz), rows[:, :4].double(), image.shape[:2]).numpy()
         scores = rows[:, 4].double().clamp(0, 1).numpy()
-        return Detections.of(boxes, rows[:, 5].long().numpy(), scores)
+        # Heads that predict distances as plain numbers (YOLO26) can turn a weak box inside out; it is no box.
+        keep = (boxes[:, 2:] >= boxes[:, :2]).all(axis=1)
+        return Detections.of(boxes[keep], rows[:, 5].long().numpy()[keep], scores[keep])
 
 
 def _description(folder: Path) -> dict[str, Any]:

@@ -100,9 +100,13 @@ class ModelEvaluator:
     def _results(self, paths: Sequence[str | Path]) -> list[EvaluationResult]:
         # Opened before anything is asked: a damaged last one should not cost the time of the others.
         opened = [None if _is_predictions(path) else open_model(path, self._device) for path in paths]
-        for model in opened:
+        for model, path in zip(opened, paths, strict=True):
             if model is not None:
                 ClassMapping.of(model.classes, self.data.classes)
+            elif SPEED in self._metrics:
+                raise ConfigError(
+                    f"{path} is a file of predictions, which has no speed; leave out {SPEED!r}."
+                )
         # Models of several runtimes are compared as what they are: the difference is one of runtimes too.
         runtimes = sorted({FILE_RUNTIME if model is None else model.runtime for model in opened})
         protocol = replace(self._protocol, runtime=" and ".join(runtimes))
@@ -134,7 +138,10 @@ class ModelEvaluator:
         notes = [*self.data.notes, *served.notes]
         if mapping.dropped:
             shown = ", ".join(mapping.dropped[:10]) + (", …" if len(mapping.dropped) > 10 else "")
-            notes.append(f"{len(mapping.dropped)} classes of the model are not in the data: {shown}.")
+            notes.append(
+                f"{len(mapping.dropped)} classes of the model are not in the data, and do not count but towards the "
+                f"{protocol.max_detections} boxes an image: {shown}."
+            )
         return EvaluationResult(
             model=model.name,
             digest=model.digest,
@@ -149,8 +156,6 @@ class ModelEvaluator:
         )
 
     def _of_file(self, path: Path, protocol: EvaluationProtocol) -> EvaluationResult:
-        if SPEED in self._metrics:
-            raise ConfigError(f"{path} is a file of predictions, which has no speed; leave out {SPEED!r}.")
         found = read_predictions(path, self.data)
         truth = Truth.of([item.labelled for item in self.data.items], self.data.classes)
         served = self._served(None)

@@ -206,6 +206,11 @@ def _data(
         said.append("No image has a box: average precision and recall are undefined.")
     elif empty:
         said.append(f"{empty} of {len(items)} images have no box; what is found there is a false alarm.")
+    if len(items) > 1 and all(item.group == item.image_id for item in items):
+        said.append(
+            "Nothing says which images are of one recording, so each counts by itself; where some show the same scene, "
+            "intervals are too narrow."
+        )
     return LabelledData(
         name,
         tuple(classes),

@@ -17,6 +17,7 @@ class Machine:
     """Attributes:
     cores: that this process may use.
     threads: that torch and ONNX Runtime compute with.
+    gpu: None where the models are on the CPU.
     load: processes that wanted to run, mean of the minute before; above `cores`, times are of a busy machine.
     """
 
@@ -30,16 +31,16 @@ class Machine:
     onnxruntime: str
 
     @classmethod
-    def here(cls) -> "Machine":
+    def here(cls, device: str) -> "Machine":
+        """This one, as far as it works for models on `device`."""
         import torch
 
-        cuda = torch.cuda.is_available()
         return cls(
             processor=_processor(),
             cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
             threads=torch.get_num_threads(),
             load=round(os.getloadavg()[0], 2),
-            gpu=torch.cuda.get_device_name() if cuda else None,
+            gpu=None if device == "cpu" else torch.cuda.get_device_name(device),
             system=platform.platform(),
             torch=version("torch"),
             onnxruntime=version("onnxruntime"),

@@ -106,14 +106,12 @@ def _thresholds(folder: Path, classes: tuple[str, ...]) -> Mapping[str, float]:
 
 
 def _opened_onnx(name: str, file: Path, device: str) -> EvaluatedModel:
-    import torch
-
     from retrain.detector import Detector
     from retrain.evaluation.onnx_model import OnnxNetwork
 
     if device != "cpu":
         raise Unavailable(f"{name} can be run on the CPU only, got device {device!r}.")
-    network = OnnxNetwork(file, threads=torch.get_num_threads())
+    network = OnnxNetwork(file)
     detector = Detector(network, network.classes, network.imgsz, "cpu")
     return EvaluatedModel(name, network.classes, network.imgsz, "onnxruntime", digest_of(file), detector)
 

@@ -6,7 +6,6 @@ from retrain import environment
 environment.prepare()
 
 import ast
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,9 +43,12 @@ class OnnxNetwork:
         BadInput: damaged, no detector, or without the metadata that Ultralytics writes.
     """
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
+    def __init__(self, path: Path) -> None:
+        import torch
+
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or os.cpu_count() or 1
+        # As many as a torch model would have.
+        options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 4
         self._path = path
         try:

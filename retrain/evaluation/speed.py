@@ -125,11 +125,11 @@ def measure_speed(
         clock: seconds.
 
     Raises:
-        BadInput: no image.
+        BadInput: no image, or no model.
     """
-    if not loads:
-        raise BadInput("Speed is measured on images, and there is none.")
-    machine = Machine.here()
+    if not loads or not models:
+        raise BadInput("Speed is measured on models and images, and there is none.")
+    machine = Machine.here(next(iter(models.values())).device)
     images = [load() for load in islice(cycle(loads), max(plan.batch_sizes))]
     for model in models.values():
         for _ in range(plan.warm_up):
@@ -165,7 +165,7 @@ def measure_speed(
 def _turns(names: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
     """Round by round every name, beginning with another one each time: what comes first finds other caches."""
     for number in range(rounds):
-        first = number % len(names) if names else 0
+        first = number % len(names)
         yield from ((number, name) for name in (*names[first:], *names[:first]))
 
 

@@ -40,7 +40,9 @@ def test_folder_pt_and_onnx_give_the_same_scores(models: Models, coco_folder: Pa
     assert np.array_equal(values[0], values[1])
     assert np.allclose(values[0], values[2], atol=0.01)
     assert [result.runtime for result in results] == ["torch", "torch", "onnxruntime"]
-    assert results[0].evaluation.protocol == EvaluationProtocol(runtime="torch")
+    assert [result.evaluation.protocol for result in results] == [
+        EvaluationProtocol(runtime=runtime) for runtime in ("torch", "torch", "onnxruntime")
+    ]
 
 
 def test_the_boxes_of_onnx_are_those_of_torch(models: Models, coco_folder: Path) -> None:
@@ -222,7 +224,7 @@ def test_classes_are_matched_by_name_and_others_of_the_model_do_not_count(
         assert theirs.ap50 == pytest.approx(ours.ap50, nan_ok=True)
     assert part.dropped_classes == ("b",)
     assert part.to_json()["dropped_classes"] == ["b"]
-    assert any("not in the data: b" in note for note in part.notes)
+    assert any("not in the data" in note and note.endswith("image: b.") for note in part.notes)
 
 
 def test_a_class_that_the_model_does_not_know_is_an_error_that_lists_both(
@@ -320,6 +322,8 @@ def test_predictions_of_unknown_images_and_categories_are_named(
         file.write_text(text)
         with pytest.raises(BadInput, match="COCO results"):
             ModelEvaluator(file, coco_folder).evaluate()
+    with pytest.raises(ConfigError, match="has no speed"):
+        ModelEvaluator(models.folder, coco_folder, ["speed"]).compare_models([models.folder, file])
     file.write_text(json.dumps([{**entry, "score": 1.5}]))
     with pytest.raises(BadInput, match=r"entry 0 needs a bbox .* and 1\.5"):
         ModelEvaluator(file, coco_folder).evaluate()
@@ -396,7 +400,8 @@ def test_what_is_wrong_with_another_split_is_not_asked(
     opened = open_data(data)
 
     assert len(opened.items) == IMAGES - 1
-    assert len(opened.notes) == 1
+    assert len(opened.notes) == 2
+    assert "each counts by itself" in opened.notes[1]
     assert opened.notes[0].startswith("1 labels cannot be used and do not count: labels/test/0001.txt: line ")
     with pytest.raises(BadInput, match=r"train/0000\.png"):
         open_data(data, split="train")
@@ -428,4 +433,6 @@ def test_images_that_a_model_labelled_are_said(models: Models, tmp_path: Path) -
     )
     manager.commit("v1.0.0")
 
-    assert "2 of 3 images were labelled by a model" in open_data("v1.0.0/test", manager).notes[0]
+    notes = open_data("v1.0.0/test", manager).notes
+    assert "2 of 3 images were labelled by a model" in notes[0]
+    assert not any("by itself" in note for note in notes)

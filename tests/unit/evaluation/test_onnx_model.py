@@ -73,6 +73,16 @@ def test_a_model_that_suppresses_overlaps_itself_gives_boxes(said, file):
     assert found[0].classes.tolist() == [1]
 
 
+def test_a_box_that_is_inside_out_is_none(file):
+    rows = np.zeros((1, 300, 6), np.float32)
+    rows[0, :3] = [[4, 4, 12, 12, 0.9, 1], [4, 12, 12, 4, 0.8, 1], [12, 4, 4, 12, 0.7, 0]]
+    network = OnnxNetwork(written(file, rows=rows, end2end="True"))
+
+    found = Detector(network, network.classes, 32, "cpu").predict([np.zeros((32, 32, 3), np.uint8)])
+
+    assert found[0].scores.tolist() == pytest.approx([0.9])
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
