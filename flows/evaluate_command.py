@@ -11,6 +11,7 @@ from retrain.errors import BadInput
 
 if TYPE_CHECKING:
     from retrain.evaluation.evaluator import ModelEvaluator
+    from retrain.evaluation.result import EvaluationResult
 
 Data = Annotated[
     str,
@@ -40,6 +41,14 @@ Speed = Annotated[
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:<index>.")]
 BatchSize = Annotated[int, typer.Option(help="Images predicted at once.", min=1)]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result there as JSON.", dir_okay=False)]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        help="Write there one HTML page to decide by: curves, errors, slices, crops.",
+        dir_okay=False,
+    ),
+]
 Folder = Annotated[
     Path | None,
     typer.Option(
@@ -73,6 +82,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Keep the evaluation whole there, for later comparisons.", dir_okay=False),
     ] = None,
+    report: Report = None,
     datasets: Folder = None,
     config: ConfigFile = None,
 ) -> None:
@@ -80,7 +90,7 @@ def evaluate(
     from flows.dataset_place import output
     from flows.evaluation_view import show_result, write_json
 
-    _check_targets(json, save)
+    _check_targets(json, save, report)
     with _evaluator(
         model,
         test_data,
@@ -94,6 +104,7 @@ def evaluate(
         batch_size=batch_size,
     ) as evaluator:
         result = evaluator.evaluate()
+        _write_report(report, evaluator, result)
     show_result(result, output())
     if save is not None:
         result.evaluation.save(save)
@@ -113,6 +124,7 @@ def compare(
     device: Device = "cpu",
     batch_size: BatchSize = 16,
     json: Json = None,
+    report: Report = None,
     datasets: Folder = None,
     config: ConfigFile = None,
 ) -> None:
@@ -120,7 +132,11 @@ def compare(
     from flows.dataset_place import output
     from flows.evaluation_view import show_comparison, write_json
 
-    _check_targets(json)
+    _check_targets(json, report)
+    if report is not None and len(models) != 2:
+        raise BadInput(
+            f"--report shows two models beside each other, but {len(models)} are given; leave it out."
+        )
     with _evaluator(
         models[0],
         test_data,
@@ -134,6 +150,7 @@ def compare(
         batch_size=batch_size,
     ) as evaluator:
         compared = evaluator.compare_models(models)
+        _write_report(report, evaluator, compared.results[-1], compared.results[0])
     show_comparison(compared, output())
     write_json(compared.to_json(), json)
 
@@ -150,6 +167,22 @@ def _evaluator(
         yield ModelEvaluator(
             model, test_data, datasets=open_datasets(datasets, config), on_progress=report, **asked
         )
+
+
+def _write_report(
+    target: Path | None,
+    evaluator: "ModelEvaluator",
+    result: "EvaluationResult",
+    before: "EvaluationResult | None" = None,
+) -> None:
+    if target is None:
+        return
+    # Drawing takes matplotlib.
+    from retrain.evaluation.report.page import report_page
+    from retrain.storage.files import write_whole
+
+    items = evaluator.data.by_id
+    write_whole(target, report_page(result, lambda image: items[image].load(), before).encode())
 
 
 def _names(metrics: str, *, speed: bool) -> list[str]:

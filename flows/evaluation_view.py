@@ -12,7 +12,7 @@ from rich.text import Text
 from retrain.evaluation.comparator import Comparison
 from retrain.evaluation.matching import MAX_DETECTIONS
 from retrain.evaluation.protocol import EvaluationProtocol
-from retrain.evaluation.result import EvaluationResult, ModelComparison, shown
+from retrain.evaluation.result import ComparedModels, EvaluationResult, shown
 from retrain.evaluation.speed import PARTS, SpeedReport
 from retrain.storage.files import write_whole
 
@@ -44,7 +44,7 @@ def show_result(result: EvaluationResult, console: Console) -> None:
     )
 
 
-def show_comparison(compared: ModelComparison, console: Console) -> None:
+def show_comparison(compared: ComparedModels, console: Console) -> None:
     """A row for each model, then what may be concluded."""
     names = [name for name, _ in _numbers(compared.results[0])]
     metrics = list(dict.fromkeys(each.comparison.metric for each in compared.differences))
@@ -76,7 +76,7 @@ def write_json(document: Mapping[str, Any], target: Path | None) -> None:
         write_whole(target, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
 
 
-def _confidences(compared: ModelComparison) -> tuple[str, str]:
+def _confidences(compared: ComparedModels) -> tuple[str, str]:
     served = dict.fromkeys((f"{one.served.confidence:g}", one.served.origin) for one in compared.results)
     return ", ".join(value for value, _ in served), ", ".join(dict.fromkeys(origin for _, origin in served))
 

@@ -16,7 +16,7 @@ from retrain.evaluation.models import EvaluatedModel, digest_of, open_model
 from retrain.evaluation.predictions import Predictions
 from retrain.evaluation.predictions_file import read_predictions
 from retrain.evaluation.protocol import EvaluationProtocol
-from retrain.evaluation.result import Difference, EvaluationResult, ModelComparison, Served
+from retrain.evaluation.result import ComparedModels, Difference, EvaluationResult, Served
 from retrain.evaluation.run import evaluate
 from retrain.evaluation.speed import SpeedPlan, SpeedReport, measure_speed
 from retrain.evaluation.truth import Truth
@@ -79,7 +79,7 @@ class ModelEvaluator:
         """
         return self._results([self._model_path])[0]
 
-    def compare_models(self, models: Sequence[str | Path]) -> ModelComparison:
+    def compare_models(self, models: Sequence[str | Path]) -> ComparedModels:
         """All on the same images; of every one but the first, the difference to the first with its interval.
 
         Raises:
@@ -95,7 +95,7 @@ class ModelEvaluator:
             for result in results[1:]
             for metric in compared_by(self._metrics)
         ]
-        return ModelComparison(tuple(results), tuple(differences))
+        return ComparedModels(tuple(results), tuple(differences))
 
     def _results(self, paths: Sequence[str | Path]) -> list[EvaluationResult]:
         # Opened before anything is asked: a damaged last one should not cost the time of the others.

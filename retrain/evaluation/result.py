@@ -95,7 +95,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class ModelComparison:
+class ComparedModels:
     """Several models on the same images.
 
     Attributes:

@@ -68,12 +68,35 @@ def test_models_are_compared_and_written(
     assert (code, errors) == (0, "")
     document = json.loads(target.read_text())
     assert [each["model"] for each in document["differences"]] == [str(models.onnx), str(models.other)]
-    assert [each["verdict"] for each in document["differences"]] == ["inconclusive", "worse"]
+    same, worse = document["differences"]
+    assert (same["verdict"], same["difference"]) == ("inconclusive", pytest.approx(0, abs=0.01))
+    # How surely it is worse depends on the few recordings there are.
+    assert worse["difference"] < -0.1
+    assert worse["verdict"] == ("worse" if worse["high"] < 0 else "inconclusive")
     rows = [line for line in shown.splitlines() if line.startswith(str(models.other))]
-    assert f"{document['differences'][1]['low']:+.4f}" in rows[0]
-    assert rows[0].rstrip().endswith("worse")
-    assert rows[1].endswith(document["differences"][1]["reason"])
+    assert f"{worse['low']:+.4f}" in rows[0]
+    assert rows[0].rstrip().endswith(worse["verdict"])
+    assert rows[1].endswith(worse["reason"])
     assert "note: The models were run by onnxruntime and torch" in shown
+
+
+def test_a_report_of_one_and_of_two_models_is_one_page(
+    models: Models, versions: DatasetManager, tmp_path: Path, retrain
+) -> None:
+    data = ["--test-data", "v1.0.0/test", "--datasets", versions.repository.folder, "--metrics", "map50"]
+    one, two = tmp_path / "one.html", tmp_path / "two.html"
+
+    assert retrain("evaluate", "--model", models.folder, *data, "--report", one)[0] == 0
+    code, _, errors = retrain("compare", models.other, models.folder, *data, "--report", two)
+    refused, _, why = retrain("compare", models.other, models.folder, models.onnx, *data, "--report", two)
+
+    assert (code, errors) == (0, "")
+    assert "No gate was asked" in two.read_text()
+    assert "found before, missed now" in two.read_text()
+    assert "data:image/jpeg" in one.read_text()
+    assert "No gate was asked" not in one.read_text()
+    assert refused == 1
+    assert "--report shows two models beside each other, but 3 are given" in why
 
 
 def test_speed_is_shown_when_asked_for(models: Models, coco_folder: Path, retrain) -> None:
