@@ -5,7 +5,9 @@
 Every tool scores the same made-up objects and detections in a process of its own with one thread, all in turns; its
 input is ready in the form that it takes before the clock starts (dictionaries, tensors, arrays), so reading files and
 running a model are in nobody's time. "Everything" is ours: the twelve COCO numbers and those per class, precision,
-recall, F1 and our own matching, which is compared with hotcoco's. Memory is what the process grew by while it scored.
+recall, F1, our own matching (compared with hotcoco's), confusion matrix, all curves, calibration, TIDE, costliest
+errors, slices and the search for the worst. Memory is what the process grew by while it scored. The page is that of two
+models on the test images of BCCD, with pictures; what they found is made up.
 """
 
 import argparse
@@ -24,6 +26,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.evaluation_page import BCCD, drawn
 from benchmarks.evaluation_tools import EVERYTHING, INTERVAL, RESAMPLES, TOOLS, World, made_up
 
 
@@ -37,7 +40,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/evaluation.json"))
     parser.add_argument("--tool", choices=TOOLS, help=argparse.SUPPRESS)
+    parser.add_argument("--page", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.page:
+        print(json.dumps(drawn()))
+        return
     world = made_up(arguments.images, arguments.classes)
     if arguments.tool:
         print(json.dumps(measured(arguments.tool, world)))
@@ -64,7 +71,8 @@ def main() -> None:
         "rounds": arguments.rounds,
         "tools": {name: summarised(each) for name, each in runs.items()},
     }
-    result["targets"] = targets(result["tools"])
+    result["page"] = json.loads(alone([sys.executable, __file__, "--page"])) if BCCD.exists() else None
+    result["targets"] = targets(result["tools"], result["page"])
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     show(result)
@@ -114,11 +122,15 @@ def summarised(runs: list[dict[str, Any]]) -> dict[str, Any]:
     } | {"scores": scores}
 
 
-def targets(tools: dict[str, Any]) -> dict[str, Any]:
+def targets(tools: dict[str, Any], page: dict[str, Any] | None) -> dict[str, Any]:
     """What issue and README promise, and whether it holds."""
     ours, peer = tools[EVERYTHING], tools["faster-coco-eval"]
     reference = tools["pycocotools"]["scores"]
+    drawn_in_time = (
+        {} if page is None else {"page of two models on BCCD in at most 60 s": page["cpu_s"] <= 60}
+    )
     return {
+        **drawn_in_time,
         "everything in at most the time of faster-coco-eval for AP alone": ours["cpu_s"] <= peer["cpu_s"],
         f"interval of a difference with {RESAMPLES} resamples in at most 20 s": tools[INTERVAL]["wall_s"]
         <= 20,
@@ -144,14 +156,23 @@ def markdown(result: dict[str, Any]) -> str:
             f"| {name} | {tool['cpu_s']:.2f} | {tool['cpu_s'] / reference:.3f} | {tool['memory_mb']:.0f} MB "
             f"| {scores} |"
         )
+    page = result["page"]
+    lines += [
+        "",
+        "The page was not measured: the BCCD images are only on the developers' machines."
+        if page is None
+        else f"The page of two models on the {page['images']} test images of BCCD: {page['cpu_s']:.1f} s of processor "
+        f"time, {page['megabytes']:.1f} MB.",
+    ]
     return "\n".join(lines)
 
 
 def show(result: dict[str, Any]) -> None:
     """Print the table and the targets."""
     console = Console(width=130)
+    quoted = markdown(result).splitlines()
     header, _, *rows = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in markdown(result).splitlines()
+        [cell.strip() for cell in line.strip("|").split("|")] for line in quoted if line.startswith("|")
     ]
     world = result["world"]
     table = Table(
@@ -161,6 +182,7 @@ def show(result: dict[str, Any]) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
+    console.print(quoted[-1])
     for target, met in result["targets"].items():
         console.print(f"{'met   ' if met else 'MISSED'} {target}")
 
