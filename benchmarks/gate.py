@@ -12,6 +12,7 @@ import json
 import platform
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -56,6 +57,7 @@ class World:
         unequal: coefficient of variation of images per camera.
         suits: standard deviation over cameras of what suits one model, in logits.
         shift: how much more easily the challenger finds an object, in logits.
+        alike: the challenger is the champion, but for what it finds more or less easily.
     """
 
     cameras: int
@@ -63,6 +65,7 @@ class World:
     unequal: float = UNEQUAL
     suits: float = SUITS
     shift: float = 0.0
+    alike: bool = False
 
 
 def main() -> None:
@@ -130,6 +133,7 @@ def rows() -> Iterator[tuple[str, World, Metric]]:
         yield f"{cameras} unequal cameras", World(cameras, IMAGES / cameras), "map50"
     yield "10 very unequal cameras", World(10, IMAGES / 10, unequal=1.0), "map50"
     yield "20 cameras that suit both alike", World(20, IMAGES / 20, suits=0.0), "map50"
+    yield "10 unequal cameras, models alike", World(10, IMAGES / 10, alike=True), "map50"
     yield "10 unequal cameras, mAP50-95", World(10, IMAGES / 10), "map50_95"
 
 
@@ -168,9 +172,11 @@ def promoted(world: World, metric: Metric, runs: int, resamples: int, policy: Ga
 def simulate(world: World, rng: np.random.Generator) -> tuple[Evaluation, Evaluation]:
     """What champion and challenger found of one draw of cameras."""
     truth, ease = draw_truth(world, rng)
-    streams = rng.spawn(2)
-    champion = found_by(truth, ease, world, 0.0, streams[0])
-    return champion, found_by(truth, ease, world, world.shift, streams[1])
+    one, other = rng.spawn(2)
+    if world.alike:
+        other = deepcopy(one)
+    champion = found_by(truth, ease, world, 0.0, one)
+    return champion, found_by(truth, ease, world, world.shift, other)
 
 
 def draw_truth(world: World, rng: np.random.Generator) -> tuple[Truth, np.ndarray]:
@@ -204,8 +210,8 @@ def found_by(
     units, cameras = truth.group_of, world.cameras
     logit = ease + shift + world.suits * rng.normal(size=cameras)[units[truth.image]]
     found = np.flatnonzero(rng.random(len(truth)) < 1 / (1 + np.exp(-logit)))
-    sure = 0.7 * logit[found] + rng.normal(size=len(found)) - 0.3
-    overlap = 0.5 + 0.5 * rng.beta(3, 2, len(found))
+    sure = (0.7 * (logit - shift) + rng.normal(size=len(truth)) - 0.3)[found]
+    overlap = (0.5 + 0.5 * rng.beta(3, 2, len(truth)))[found]
     alarms = rng.poisson(FALSE_ALARMS_PER_IMAGE * np.exp(world.suits * rng.normal(size=cameras)[units] - 0.1))
     wrong = np.repeat(np.arange(len(units)), alarms)
     image = np.concatenate([truth.image[found], wrong])
