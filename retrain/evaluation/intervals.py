@@ -1,7 +1,7 @@
 """Intervals from bootstrap draws over few, unequal groups: for one statistic, and for many at once.
 
-Bootstrap percentiles reject too often here: expanded as by Hesterberg (2015), they called 9 to 11 % of equal models
-different at 5 to 10 cameras (docs/gate.md). So the draws only give the standard error, and the rest is what is known of
+Bootstrap percentiles reject too often here: expanded as by Hesterberg (2015), they called 6 to 9 % of equal models
+different at 5 to 20 cameras (docs/gate.md). So the draws only give the standard error, and the rest is what is known of
 t tests with clusters: Bell and McCaffrey (2002), "Bias reduction in standard errors for linear regression with
 multi-stage samples", in the form of Imbens and Kolesár (2016), "Robust standard errors in small samples". For many at
 once, the largest |t| over the statistics in the same draws: Westfall and Young (1993), "Resampling-based multiple
