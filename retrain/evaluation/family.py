@@ -23,8 +23,9 @@ def changes(
     holding = (scored.shares > 0).sum(axis=1)
     differences[:, holding < MIN_GROUPS] = np.nan
     sample = small_sample(scored.shares)
-    found = intervals(differences[0], differences[1:], sample, level)
-    own = intervals(scored.challenger[0], scored.challenger[1:], sample, level)
+    resting_on = np.asarray(n_objects, dtype=np.float64)
+    found = intervals(differences[0], differences[1:], sample, resting_on, level)
+    own = intervals(scored.challenger[0], scored.challenger[1:], sample, resting_on, level)
     result = []
     for at in range(differences.shape[1]):
         before, after = float(scored.champion[0, at]), float(scored.challenger[0, at])

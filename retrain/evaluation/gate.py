@@ -141,7 +141,7 @@ def _classes(evidence: Evidence, rule: ClassMargins) -> Iterator[RuleFinding]:
             margin = rule.exceptions.get(name, rule.margin)
             yield _kept(place, f"class {name!r}", change, margin, None)
     if not evidence.classes:
-        yield _unjudged("max_loss.per_class", "Every class", None)
+        yield _invalid("max_loss.per_class", "Protected class cannot be judged: none was compared.")
 
 
 def _reached(metric: str, change: Change | None, least: float, minimum: Minimum) -> RuleFinding:

@@ -95,7 +95,6 @@ def object_changes(
     kinds = np.full(len(truth), -1)
     for (was, now), kind in _KIND_OF.items():
         kinds[(before == was) & (after == now)] = KINDS.index(kind)
-    kinds[truth.crowd] = -1
     scores = np.maximum(_score(champion, at_before), _score(challenger, at_after))
     rows = np.flatnonzero(kinds >= 0)
     rows = rows[np.lexsort((rows, -scores[rows], kinds[rows]))]
@@ -119,7 +118,7 @@ def object_changes(
 
 
 def _looked_at(one: Evaluation) -> tuple[IntArray, IntArray]:
-    """Of each object, whether it was found, and by which detection; -1 where by none."""
+    """Of each object, whether it was found, and by which detection; -1 where by none. A crowd is never found."""
     truth, predictions, matches = one.truth, one.predictions, one.matches
     served = matches.counted & (predictions.scores >= one.confidence)
     state, by = np.full(len(truth), _MISSED), np.full(len(truth), -1)

@@ -331,6 +331,15 @@ def test_no_nan_and_no_missing_number_ever_gives_better(place, field, value):
     assert decide_evidence(replace(evidence, **{table: found}), EVERYTHING).verdict == "invalid"
 
 
+def test_without_any_class_compared_no_class_is_kept():
+    policy = GatePolicy.of({"max_loss": {"per_class": {"margin": 0.1}}})
+
+    decision = decide_evidence(Evidence(), policy)
+
+    assert decision.verdict == "invalid"
+    assert decision.reasons == ("Protected class cannot be judged: none was compared.",)
+
+
 def pair(images=60):
     found, truth = random_world(3, images=images)
     return evaluation(found, truth), evaluation(list(found), truth)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from retrain.evaluation.intervals import intervals, small_sample
 
@@ -41,7 +42,7 @@ def test_means_of_few_groups_are_covered_as_often_as_said():
         values = rng.normal(size=groups)
         weights = rng.multinomial(groups, np.full(groups, 1 / groups), 300)
         draws = (weights * share) @ values / (weights @ share)
-        found = intervals(np.array([share @ values]), draws[:, None], sample, 0.95)
+        found = intervals(np.array([share @ values]), draws[:, None], sample, np.array([1000.0]), 0.95)
         missed += bool(found.low[0] > 0 or found.high[0] < 0)
 
     assert missed <= 50
@@ -54,7 +55,9 @@ def test_twenty_statistics_together_err_as_often_as_one():
     for _ in range(300):
         values = rng.normal(size=(groups, count))
         weights = rng.multinomial(groups, np.full(groups, 1 / groups), 300)
-        found = intervals(values.mean(axis=0), weights @ values / groups, sample, 0.95)
+        found = intervals(
+            values.mean(axis=0), weights @ values / groups, sample, np.full(count, 1000.0), 0.95
+        )
         alone += bool(((found.low > 0) | (found.high < 0)).any())
         together += bool(((found.family_low > 0) | (found.family_high < 0)).any())
 
@@ -68,25 +71,32 @@ def test_statistics_that_depend_on_each_other_cost_little():
     weights = rng.multinomial(groups, np.full(groups, 1 / groups), 1000)
     sample = small_sample(np.full((20, groups), 1 / groups))
 
-    found = intervals(
-        np.repeat(one.mean(axis=0), 20), weights @ np.repeat(one, 20, axis=1) / groups, sample, 0.95
-    )
+    values, draws = np.repeat(one.mean(axis=0), 20), weights @ np.repeat(one, 20, axis=1) / groups
+    found = intervals(values, draws, sample, np.full(20, 1000.0), 0.95)
 
     # Twenty times the same is one look; Bonferroni would be half as wide again.
     assert found.family_high - found.family_low == pytest.approx(found.high - found.low, rel=0.12)
 
 
-def test_a_statistic_without_value_or_spread_has_no_interval_or_a_point():
-    draws = np.random.default_rng(3).normal(size=(500, 3))
+def test_a_statistic_without_value_has_no_interval():
+    draws = np.random.default_rng(3).normal(size=(500, 2))
     draws[:6, 0] = np.nan
-    draws[:, 1] = 0.2
-    sample = small_sample(np.full((3, 10), 0.1))
+    sample = small_sample(np.full((2, 10), 0.1))
 
-    found = intervals(np.array([0.0, 0.2, 0.0]), draws, sample, 0.95)
+    found = intervals(np.zeros(2), draws, sample, np.full(2, 100.0), 0.95)
 
     assert np.isnan(found.low[0])
     assert found.undefined[0] == 6
-    assert found.low[1] == found.high[1] == found.family_low[1] == 0.2
-    assert found.low[2] < 0 < found.high[2]
+    assert found.low[1] < 0 < found.high[1]
     # Alone in its family.
-    assert found.family_low[2] == found.low[2]
+    assert found.family_low[1] == found.low[1]
+
+
+def test_what_never_varies_is_as_sure_as_its_objects_are_many():
+    sample = small_sample(np.full((2, 10), 0.1))
+
+    found = intervals(np.ones(2), np.ones((500, 2)), sample, np.array([30.0, 3000.0]), 0.95)
+
+    # Clopper and Pearson of 30 and of 3,000 successes without a failure.
+    exact = [binomtest(n, n).proportion_ci(0.95, method="exact").low for n in (30, 3000)]
+    assert found.low == pytest.approx(exact)

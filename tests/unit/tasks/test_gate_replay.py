@@ -1,7 +1,10 @@
 import hashlib
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 from flows.gate_view import show_replayed
@@ -34,6 +37,17 @@ def contents(folder):
         for file in folder.rglob("*")
         if file.is_file() and not file.name.endswith("-shm")
     }
+
+
+def test_the_guide_s_policies_can_be_read_and_the_second_is_the_cycles_own():
+    guide = (Path(__file__).parents[3] / "docs" / "gate.md").read_text(encoding="utf-8")
+    example, own = (
+        GatePolicy.of(yaml.safe_load(block)) for block in re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)
+    )
+
+    assert own == gate_policy(RetrainConfig().evaluation.margin)
+    assert all(getattr(example, name) != getattr(GatePolicy.of({"must_improve": [{}]}), name)
+               for name in ("must_improve", "max_loss", "operating_point", "limits", "minimum"))  # fmt: skip
 
 
 def test_the_cycles_own_rule_replayed_decides_as_the_cycle_did(resources):
