@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from retrain.dataset.formats.labelled import LabelledImage, Problem
 from retrain.dataset.formats.registry import detect, read_dataset
 from retrain.dataset.formats.tree import Tree
 from retrain.dataset.manager import DatasetManager
-from retrain.dataset.measuring.coverage import camera_of
+from retrain.dataset.measuring.coverage import camera_of, time_of
 from retrain.dataset.version import DatasetItem, DatasetVersion
 from retrain.errors import BadInput, NotFound
 from retrain.evaluation.coco_data import CocoImage, read_coco
@@ -22,6 +23,7 @@ from retrain.storage.pack_reader import PackReader
 
 _TEST = "test"
 _NAMED = 3
+_DAY = 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -257,8 +259,15 @@ def _shown(problems: Sequence[Problem]) -> str:
 def _attributes(
     metadata: Mapping[str, Any], source: str | None, width: int | None = None, height: int | None = None
 ) -> dict[str, Any]:
-    """What slices are made of; names of ours go before equal ones of the metadata."""
-    ours = {"source": source, "camera": camera_of(metadata), "width": width, "height": height}
+    """What slices are made of, the hour in UTC; names of ours go before equal ones of the metadata."""
+    moment = time_of(metadata)
+    ours = {
+        "source": source,
+        "camera": camera_of(metadata),
+        "hour": None if moment is None or isnan(moment) else int(moment % _DAY // 3600),
+        "width": width,
+        "height": height,
+    }
     return {**metadata, **{name: value for name, value in ours.items() if value is not None}}
 
 

@@ -1,7 +1,7 @@
 """Ask a detector about labelled images and keep all it answered."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -67,10 +67,11 @@ def evaluate(
     images: list[LabelledImage] = []
     found: dict[str, Detections] = {}
     for batch in _batches(items, batch_size):
-        answers = predict([item.load() for item in batch], **protocol.asking)
+        pixels = [item.load() for item in batch]
+        answers = predict(pixels, **protocol.asking)
         if len(answers) != len(batch):
             raise BadInput(f"The detector gave {len(answers)} answers for {len(batch)} images.")
-        images += [item.labelled for item in batch]
+        images += [_with_brightness(item.labelled, own) for item, own in zip(batch, pixels, strict=True)]
         found |= {item.image_id: answer for item, answer in zip(batch, answers, strict=True)}
         if on_progress:
             on_progress(len(images))
@@ -78,6 +79,11 @@ def evaluate(
     result = Evaluation(truth, Predictions.of(truth, found), protocol, confidence)
     _ = result.summary  # What is wrong with it is told here, not to the first reader.
     return result
+
+
+def _with_brightness(image: LabelledImage, pixels: Image) -> LabelledImage:
+    """With the mean of its pixels from 0 to 255 among its attributes, unless it has one of that name."""
+    return replace(image, attributes={"brightness": round(float(pixels.mean()), 1), **image.attributes})
 
 
 def _batches(items: Iterable[EvaluationItem], size: int) -> Iterable[list[EvaluationItem]]:

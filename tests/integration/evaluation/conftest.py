@@ -160,7 +160,11 @@ def versions(
         ],
         groups=[f"recording-{index // 2}" for index in range(IMAGES)],
         metadata=[
-            {"camera_id": f"cam-{index % 2}", "weather": "rain" if index < 6 else "dry"}
+            {
+                "camera_id": f"cam-{index % 2}",
+                "weather": "rain" if index < 6 else "dry",
+                "captured_at": f"2026-11-{index + 1:02}T{7 + index // 6:02}:30:00+01:00",
+            }
             for index in range(IMAGES)
         ],
         splits=["train" if index < 2 else "test" for index in range(IMAGES)],

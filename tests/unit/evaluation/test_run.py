@@ -165,3 +165,13 @@ def test_the_detector_is_asked_as_the_protocol_says():
         EvaluationProtocol(nms_iou=1.5)
     with pytest.raises(BadInput, match="max_detections must be at least 1"):
         EvaluationProtocol(max_detections=0)
+
+
+def test_images_are_told_apart_by_their_brightness_too():
+    named = replace(items(1)[0], image_id="known", attributes={"brightness": "dusk", "camera": "a"})
+
+    result = evaluate(perfect, [*items(3)[1:], named], ["a"])
+
+    assert result.truth.images == ("image-1", "image-2", "known")
+    assert [each["brightness"] for each in result.truth.attributes] == [1.0, 2.0, "dusk"]
+    assert result.truth.attributes[2]["camera"] == "a"
