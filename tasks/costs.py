@@ -1,7 +1,7 @@
 """Measures what a policy limits: how large the weights of champion and challenger are, and how long they take."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 
@@ -15,14 +15,19 @@ PLAN = SpeedPlan(batch_sizes=(1,), batch_rounds=1)
 
 
 def measure_costs(
-    folders: Mapping[str, Path], items: Sequence[EvaluationItem], policy: GatePolicy, plan: SpeedPlan = PLAN
+    folders: Mapping[str, Path], items: Sequence[EvaluationItem], policy: GatePolicy, confidence: float
 ) -> Costs:
-    """Of the models in the folders `champion` and `challenger`; times only where the policy limits them."""
+    """Of the models in the folders `champion` and `challenger`; times only where the policy limits them.
+
+    Args:
+        confidence: from which boxes are served; fewer cost less.
+    """
     sizes = (weights_bytes(folders["champion"]), weights_bytes(folders["challenger"]))
     if LATENCY_RATIO not in policy.asked_limits:
         return Costs(sizes)
     from retrain.detector import Detector
 
+    plan = replace(PLAN, confidence=confidence)
     models: dict[str, Stepwise] = {who: Detector.load(folder) for who, folder in folders.items()}
     # Reading and decoding cost both the same, and would hide how much slower the challenger is.
     images = [item.load() for item in islice(items, plan.images)]

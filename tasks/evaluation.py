@@ -60,7 +60,8 @@ def evaluate_models(
         _show_example([item for item in items if item.image_id == told_apart], folders)
         output: dict[str, Any] = {name: one.to_json() for name, one in comparisons.items()}
         if policy is not None and policy.asked_limits:
-            output[COSTS] = measure_costs(folders, items, policy).to_json(policy.level)
+            costs = measure_costs(folders, items, policy, settings.confidence)
+            output[COSTS] = costs.to_json(policy.level)
         return output
 
     inputs: dict[str, Any] = {

@@ -11,7 +11,7 @@ import yaml
 from retrain.boxes import Detections
 from retrain.config import RetrainConfig
 from retrain.cycle import open_cycle
-from retrain.errors import NotFound
+from retrain.errors import Conflict, NotFound
 from retrain.serving.release import Lineage
 from retrain.storage.leases import LeaseManager
 from tasks.costs import PLAN as SPEED
@@ -58,6 +58,7 @@ class Timed:
         return batch
 
     def finish(self, raw, images, confidence, iou, max_detections):
+        assert confidence == 0.4
         return self.predict(images)
 
 
@@ -88,7 +89,7 @@ def home(tmp_path, monkeypatch):
 def settings(policy=None):
     return {
         "model": {"name": "m", "classes": ["zero", "one", "two"]},
-        "evaluation": {"resamples": 200, "policy": policy},
+        "evaluation": {"resamples": 200, "policy": policy, "confidence": 0.4},
     }
 
 
@@ -154,6 +155,13 @@ def test_size_alone_needs_no_clock(home, monkeypatch):
     (home.home / "challenger" / "weights.safetensors").write_bytes(b"b" * 2999)
     assert not proof(home).holds
     assert "the bytes of the weights" in proof(home).said
+
+
+def test_limits_that_were_not_measured_for_are_no_part_of_a_stage_that_is_done(home):
+    evaluated(home)
+
+    with pytest.raises(Conflict, match="Stage evaluate of cycle cycle-manual was done for other inputs"):
+        evaluated(home, {"size_mb": 1})
 
 
 def test_what_was_evaluated_is_known_by_camera_and_by_who_labelled_it_and_by_nothing_else(home):
