@@ -36,8 +36,9 @@ from retrain.environment import expanded, home
 from retrain.errors import ConfigError
 
 _DATABASES = {"storage.state_url", "mlflow.tracking_uri"}
-_FOLDERS = {
+_PATHS = {
     "dataset.versions_path",
+    "evaluation.policy",
     "data_collection.storage_path",
     "storage.blobs_url",
     "mlflow.artifact_location",
@@ -221,7 +222,7 @@ def _absolute(key: str, value: Any, folder: Path) -> Any:
         return value
     if key in _DATABASES and (relative := _RELATIVE_SQLITE.fullmatch(value)):
         return f"{relative[1]}{folder / expanded(relative[2])}"
-    return str(folder / expanded(value)) if key in _FOLDERS and "://" not in value else value
+    return str(folder / expanded(value)) if key in _PATHS and "://" not in value else value
 
 
 def _set(values: dict[str, Any], path: list[str], value: Any) -> None:

@@ -3,9 +3,18 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    model_validator,
+)
 
 from retrain.data_collection.strategies.names import CollectionStrategy
+from retrain.errors import NotFound
 
 
 def _no_switch(value: Any) -> Any:
@@ -33,6 +42,16 @@ def _usable_pipeline(value: Any) -> Any:
     return value
 
 
+def _usable_policy(path: Path) -> Path:
+    from retrain.evaluation.policy import GatePolicy
+
+    try:
+        GatePolicy.read(path)
+    except NotFound as error:
+        raise ValueError(f"{error} Leave the key out for the two rules with evaluation.margin") from error
+    return path
+
+
 def _usable_batch_size(value: Any) -> Any:
     # One sentence for both kinds, which a union would make one problem each of.
     if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
@@ -45,6 +64,7 @@ Number = Annotated[float, BeforeValidator(_no_switch)]
 Switch = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, Field(min_length=1)]
 Folder = Annotated[Path, BeforeValidator(_not_empty)]
+PolicyFile = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_usable_policy)]
 Fraction = Annotated[Number, Field(ge=0.0, le=1.0)]
 Positive = Annotated[Integer, Field(ge=1)]
 Port = Annotated[Integer, Field(ge=1024, le=65535)]
@@ -343,6 +363,9 @@ class Evaluation(Section):
     """Confidence level of intervals."""
     margin: Fraction = 0.03
     """mAP50 the challenger may at most lose, at the interval's lower end, on the frozen test."""
+    policy: PolicyFile | None = None
+    """YAML file of rules that the gate of a cycle decides by, with their own `level` and `resamples`; unset: better on
+    the new frames, and at most `margin` worse on the frozen test."""
 
 
 class Serving(Section):

@@ -13,13 +13,14 @@ from prefect.artifacts import create_image_artifact, create_table_artifact
 from retrain.boxes import IntArray
 from retrain.evaluation.comparator import Comparison, compare
 from retrain.evaluation.evaluation import Evaluation
-from retrain.evaluation.evidence import Evidence
 from retrain.evaluation.gate import decide
-from retrain.evaluation.policy import GatePolicy
 from retrain.evaluation.run import EvaluationItem, evaluate
+from tasks.costs import measure_costs
 from tasks.cycle import CycleWork
-from tasks.evaluation_data import FROZEN, NEW, evaluation_file, test_items, test_slices
+from tasks.evaluation_data import COSTS, NEW, evaluation_file, test_items, test_slices
 from tasks.evaluation_report import publish_evaluation
+from tasks.gate_evidence import EvaluatedCycle
+from tasks.gate_rules import gate_policy, own_policy
 from tasks.retrying import RETRYING
 from tasks.serving import model_folder
 
@@ -30,7 +31,8 @@ _DRAWN = 0.25
 def evaluate_models(
     work: CycleWork, plan: Mapping[str, Any], version: Mapping[str, Any], training: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """Both models on the version's test split, compared per slice with an interval."""
+    """Both models on the version's test split, compared per slice with an interval; and what a policy limits."""
+    policy = own_policy(work.resources.config)
 
     def run() -> dict[str, Any]:
         resources, settings = work.resources, work.resources.config.evaluation
@@ -56,9 +58,19 @@ def evaluate_models(
         _show(comparisons)
         told_apart = _most_different(results, slices[NEW])
         _show_example([item for item in items if item.image_id == told_apart], folders)
-        return {name: comparison.to_json() for name, comparison in comparisons.items()}
+        output: dict[str, Any] = {name: one.to_json() for name, one in comparisons.items()}
+        if policy is not None and policy.asked_limits:
+            costs = measure_costs(folders, items, policy, settings.confidence)
+            output[COSTS] = costs.to_json(policy.level)
+        return output
 
-    inputs = {"version": version["name"], "champion": plan["champion"], "job": training["job_id"]}
+    inputs: dict[str, Any] = {
+        "version": version["name"],
+        "champion": plan["champion"],
+        "job": training["job_id"],
+    }
+    if policy is not None and policy.asked_limits:
+        inputs["limits"] = list(policy.asked_limits)
     return work.cycle.stage("evaluate", inputs, run)
 
 
@@ -70,26 +82,24 @@ def gate(
     training: Mapping[str, Any],
     comparisons: Mapping[str, Any],
 ) -> Mapping[str, Any]:
-    """Is the challenger better on the new frames and not worse on the frozen test? With a page to see why."""
+    """May the challenger become champion, by the policy of the user or our own two rules? With a page to see why."""
+    policy, settings = own_policy(work.resources.config), work.resources.config.evaluation
+    rules = {"margin": settings.margin} if policy is None else {"policy": policy.to_json()}
 
     def run() -> dict[str, Any]:
-        margin = work.resources.config.evaluation.margin
-        found = {name: Comparison.from_json(value) for name, value in comparisons.items()}
-        decision = decide(Evidence.of_slices(found), gate_policy(margin))
-        page = publish_evaluation(work, decision, plan, version, training)
-        return {**decision.to_json(), "margin": margin, "page": page}
+        cycle = EvaluatedCycle(
+            work.resources, work.cycle.id, version["name"], plan["known_version"], comparisons
+        )
+        if policy is None:
+            decision = decide(cycle.compared(), gate_policy(settings.margin))
+        else:
+            decision = decide(cycle.gathered(policy), policy)
+        page = publish_evaluation(work, decision, plan, version, training, policy or settings)
+        return {**decision.to_json(), **rules, "learnt_images": len(cycle.learnt.ids), "page": page}
 
-    return work.cycle.stage("gate", {"comparisons": dict(comparisons)}, run)
-
-
-def gate_policy(margin: float) -> GatePolicy:
-    """Better on what is new, and at most `margin` worse on what the champion already knew."""
-    return GatePolicy.of(
-        {
-            "must_improve": [{"metric": "map50", "slice": NEW}],
-            "max_loss": {"per_slice": {FROZEN: {"map50": margin}}},
-        }
-    )
+    # The margin is part of the cycle's configuration, which may not change; what is in the policy's file may.
+    inputs = {"comparisons": dict(comparisons)} | ({} if policy is None else rules)
+    return work.cycle.stage("gate", inputs, run)
 
 
 def _evaluate(work: CycleWork, folder: Any, items: list[EvaluationItem]) -> Evaluation:

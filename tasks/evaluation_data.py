@@ -1,15 +1,25 @@
-"""What a cycle's models are judged by, and what was stored of them."""
+"""What a cycle's models are judged by, what they learnt from, and what was stored of them."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from retrain.dataset.measuring.coverage import camera_of
 from retrain.dataset.version import DatasetItem, DatasetVersion
+from retrain.evaluation.change import Comparison
+from retrain.evaluation.costs import Costs
 from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.run import EvaluationItem
-from tasks.annotation import decode
 from tasks.resources import Resources
 
 FROZEN, NEW = "frozen test", "new frames"
 """Slices: the test split as the champion knew it, and what is new to it."""
+COSTS = "costs"
+"""Beside the comparisons in what the evaluate stage records, where its policy has limits."""
+CAMERA = "camera: "
+"""What the slice of a camera is called, before the camera's name."""
+_ATTRIBUTES = ("camera", "source")
 
 
 def saved_evaluation(resources: Resources, cycle_id: str, who: str) -> Evaluation:
@@ -26,6 +36,16 @@ def evaluation_file(resources: Resources, cycle_id: str, who: str) -> Path:
     return resources.home / "cycles" / cycle_id / f"{who}.json"
 
 
+def recorded_comparisons(evaluated: Mapping[str, Any]) -> dict[str, Comparison]:
+    """By slice, in what the evaluate stage recorded."""
+    return {name: Comparison.from_json(one) for name, one in evaluated.items() if name != COSTS}
+
+
+def recorded_costs(evaluated: Mapping[str, Any]) -> Costs | None:
+    """None where the evaluate stage had nothing to measure."""
+    return Costs.from_json(evaluated[COSTS]) if COSTS in evaluated else None
+
+
 def test_slices(resources: Resources, name: str, known_version: str) -> dict[str, list[str]]:
     """Image ids of each slice of a version's test split."""
     known = {item.image for item in resources.datasets.get_version(known_version).items}
@@ -36,17 +56,34 @@ def test_slices(resources: Resources, name: str, known_version: str) -> dict[str
     }
 
 
+def camera_slices(resources: Resources, name: str) -> dict[str, list[str]]:
+    """Image ids of each camera of a version's test split, by `camera: <name>`."""
+    found: dict[str, list[str]] = {}
+    for item in _judged(resources.datasets.get_version(name)):
+        if (camera := camera_of(item.metadata)) is not None:
+            found.setdefault(f"{CAMERA}{camera}", []).append(item.image)
+    return found
+
+
+def learnt_images(resources: Resources, name: str, known_version: str) -> set[str]:
+    """All that champion and challenger may have learnt from: training and validation images of both versions.
+
+    What is replayed is among them. A challenger that starts from the champion's weights knows the champion's images
+    too, even if the newer version calls them test images.
+    """
+    versions = (resources.datasets.get_version(one) for one in (name, known_version))
+    return {item.image for version in versions for item in version.items if item.split != "test"}
+
+
 def test_items(resources: Resources, name: str) -> list[EvaluationItem]:
-    datasets = resources.datasets
-    version = datasets.get_version(name)
+    # It loads all dataset formats, which most tasks do without.
+    from retrain.evaluation.labelled_data import version_items
+
+    version = resources.datasets.get_version(name)
+    # The rest of the metadata, such as where an image was taken, is no business of a stored evaluation.
     return [
-        EvaluationItem(
-            item.image,
-            item.group,
-            lambda item=item: decode(datasets.image_bytes(version, item)),  # type: ignore[misc]
-            item.annotations,
-        )
-        for item in _judged(version)
+        replace(item, attributes={key: item.attributes[key] for key in _ATTRIBUTES if key in item.attributes})
+        for item in version_items(resources.datasets, version, _judged(version))
     ]
 
 

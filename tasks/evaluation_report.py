@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from prefect.artifacts import create_markdown_artifact
 
@@ -15,12 +15,22 @@ from tasks.evaluation_data import saved_evaluation, test_items
 _SHARED = "evaluation_without_pictures.html"
 
 
+class HasIntervals(Protocol):
+    """A policy, or the section `evaluation`."""
+
+    @property
+    def level(self) -> float: ...
+    @property
+    def resamples(self) -> int: ...
+
+
 def publish_evaluation(
     work: CycleWork,
     decision: GateDecision,
     plan: Mapping[str, Any],
     version: Mapping[str, Any],
     training: Mapping[str, Any],
+    intervals: HasIntervals,
 ) -> str:
     """A page under the cycle's folder, the same without pictures of images in MLflow, and a Prefect artifact.
 
@@ -55,8 +65,8 @@ def publish_evaluation(
         challenger,
         before=champion,
         decision=decision,
-        resamples=settings.resamples,
-        level=settings.level,
+        resamples=intervals.resamples,
+        level=intervals.level,
     )
     write_whole(page, draw(lambda image: load[image]()).encode())
     write_whole(page.with_name(_SHARED), draw(None).encode())

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from retrain.cycle import list_cycles, read_cycle, stage_records
 from retrain.errors import NotFound, RetrainError
-from retrain.evaluation.evidence import TrainingImages, gather
 from retrain.evaluation.gate import GateDecision, decide
 from retrain.evaluation.policy import GatePolicy
-from tasks.evaluation_data import has_evaluations, saved_evaluation, test_slices
+from tasks.evaluation_data import has_evaluations
+from tasks.gate_evidence import EvaluatedCycle
 from tasks.resources import Resources
 
 
@@ -50,15 +50,7 @@ def replay_gate(
             if missing := [stage for stage in ("plan", "version") if stage not in outputs]:
                 raise NotFound(f"its records of {' and '.join(missing)} are missing.")
             version, known = outputs["version"]["name"], outputs["plan"]["known_version"]
-            yield Replayed(cycle_id, before, _decided(resources, policy, cycle_id, version, known))
+            cycle = EvaluatedCycle(resources, cycle_id, version, known, outputs.get("evaluate", {}))
+            yield Replayed(cycle_id, before, decide(cycle.gathered(policy), policy))
         except RetrainError as error:
             yield Replayed(cycle_id, before, None, str(error))
-
-
-def _decided(
-    resources: Resources, policy: GatePolicy, cycle_id: str, version: str, known_version: str
-) -> GateDecision:
-    champion, challenger = (saved_evaluation(resources, cycle_id, who) for who in ("champion", "challenger"))
-    slices = test_slices(resources, version, known_version)
-    learnt = [item.image for item in resources.datasets.get_version(version).items if item.split != "test"]
-    return decide(gather(champion, challenger, policy, slices, training=TrainingImages(learnt)), policy)

@@ -13,12 +13,16 @@ from retrain.data_collection.triggers.crossings import cycle_samples
 from retrain.dataset.reading.materialise import is_complete
 from retrain.dataset.reading.selection import count_selected
 from retrain.errors import NotFound, PostConditionFailed, RetrainError
-from retrain.evaluation.comparator import Comparison, compare
+from retrain.evaluation.change import Comparison
+from retrain.evaluation.comparator import compare
 from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.evidence import Evidence
-from retrain.evaluation.gate import decide
-from tasks.evaluation import gate_policy
-from tasks.evaluation_data import saved_evaluation, test_slices
+from retrain.evaluation.gate import GateDecision, decide
+from retrain.evaluation.policy import GatePolicy
+from tasks.costs import weights_bytes
+from tasks.evaluation_data import COSTS, recorded_comparisons, recorded_costs, saved_evaluation, test_slices
+from tasks.gate_evidence import EvaluatedCycle
+from tasks.gate_rules import gate_policy
 from tasks.resources import Resources
 
 
@@ -180,12 +184,26 @@ def _evaluate(recorded: _Recorded) -> str:
     )
     plan, version = recorded.outputs["plan"], recorded.outputs["version"]
     slices = test_slices(recorded.resources, version["name"], plan["known_version"])
-    for name, one in recorded.output.items():
-        again = _compared_again(champion, challenger, slices[name], Comparison.from_json(one))
-        _same(f"the comparison on {name}", one, again.to_json())
+    comparisons = recorded_comparisons(recorded.output)
+    for name, one in comparisons.items():
+        again = _compared_again(champion, challenger, slices[name], one)
+        _same(f"the comparison on {name}", one.to_json(), again.to_json())
+    if (costs := recorded_costs(recorded.output)) is not None:
+        _same("the bytes of the weights", list(costs.bytes), _weights_bytes(recorded))
+        noted = recorded.output[COSTS]
+        _same("what was measured", noted, costs.to_json(noted["level"]))
     return "computed again from the stored detections, equal: " + "; ".join(
-        f"{name} {one['champion']:.3f} → {one['challenger']:.3f}" for name, one in recorded.output.items()
+        f"{name} {one.champion:.3f} → {one.challenger:.3f}" for name, one in comparisons.items()
     )
+
+
+def _weights_bytes(recorded: _Recorded) -> list[int]:
+    resources = recorded.resources
+    champion = resources.releases.fetch(recorded.outputs["plan"]["champion"])
+    challenger = resources.home / recorded.outputs["train"]["model_folder"]
+    if not (challenger / "weights.safetensors").exists():
+        raise NotFound(f"The weights in {challenger} are gone.")
+    return [weights_bytes(champion), weights_bytes(challenger)]
 
 
 def _compared_again(
@@ -201,10 +219,31 @@ def _compared_again(
 
 
 def _gate(recorded: _Recorded) -> str:
-    found = {name: Comparison.from_json(one) for name, one in recorded.outputs["evaluate"].items()}
-    again = decide(Evidence.of_slices(found), gate_policy(recorded.output["margin"]))
-    _same("the gate's decision", recorded.output["verdict"], again.verdict)
-    return f"decided again from the stored comparisons: {again.verdict}; {again.reasons[0]}"
+    output = recorded.output
+    again = _decided_again(recorded)
+    _same("the gate's decision", output["verdict"], again.verdict)
+    if "policy" not in output:
+        return f"decided again from the stored comparisons: {again.verdict}; {again.reasons[0]}"
+    _same(
+        "the gate's rules",
+        [[rule["rule"], rule["verdict"]] for rule in output["rules"]],
+        [[rule.rule, rule.verdict] for rule in again.rules],
+    )
+    return f"decided again by the recorded policy: {again.verdict}; {again.reasons[0]}"
+
+
+def _decided_again(recorded: _Recorded) -> GateDecision:
+    output, evaluated = recorded.output, recorded.outputs["evaluate"]
+    version, known = recorded.outputs["version"]["name"], recorded.outputs["plan"]["known_version"]
+    cycle = EvaluatedCycle(recorded.resources, recorded.cycle_id, version, known, evaluated)
+    if "policy" in output:
+        policy = GatePolicy.of(output["policy"], "the recorded policy")
+        return decide(cycle.gathered(policy), policy)
+    # Cycles did not always look at what the challenger had learnt from.
+    evidence = (
+        cycle.compared() if "learnt_images" in output else Evidence.of_slices(recorded_comparisons(evaluated))
+    )
+    return decide(evidence, gate_policy(output["margin"]))
 
 
 def _register(recorded: _Recorded) -> str:

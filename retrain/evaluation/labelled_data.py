@@ -98,15 +98,23 @@ def _of_version(manager: DatasetManager, name: str, split: str) -> LabelledData:
     version = manager.get_version(name)
     if split not in version.splits:
         raise BadInput(f"{name} has no split {split!r}; it has {', '.join(version.splits)}.")
-    reader, notes = PackReader(), []
+    notes = []
     chosen = version.in_split(split)
     # A label that a model made is right to that model.
     if auto := sum(item.source == "auto" for item in chosen):
         notes.append(
             f"{auto} of {len(chosen)} images were labelled by a model, which judges that model too well."
         )
-    items = [_item_of_version(manager, version, item, reader) for item in chosen]
+    items = version_items(manager, version, chosen)
     return _data(f"{version.name}/{split}", version.classes, items, notes)
+
+
+def version_items(
+    manager: DatasetManager, version: DatasetVersion, chosen: Iterable[DatasetItem]
+) -> list[EvaluationItem]:
+    """Images of a version, to be evaluated on."""
+    reader = PackReader()
+    return [_item_of_version(manager, version, item, reader) for item in chosen]
 
 
 def _item_of_version(

@@ -127,15 +127,27 @@ class GatePolicy:
 
         Raises:
             NotFound: no such file.
-            ConfigError: not YAML, or as `of` says.
+            ConfigError: it cannot be read, is not YAML, or as `of` says.
         """
         try:
             settings = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise NotFound(f"No policy at {path}.") from error
+        except OSError as error:
+            raise ConfigError(f"The policy {path} cannot be read: {error.strerror}.") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
         return cls.of(settings, str(path))
+
+    def to_json(self) -> dict[str, Any]:
+        """All settings, defaults too; `of` gives back an equal policy."""
+        settings: dict[str, Any] = _READER.dump_python(self, mode="json")
+        return settings
+
+    @property
+    def asked_limits(self) -> tuple[str, ...]:
+        """Names of what has to be measured to judge by this policy."""
+        return tuple(name for name, limit in vars(self.limits).items() if limit is not None)
 
     @property
     def slices(self) -> dict[str, set[Metric]]:

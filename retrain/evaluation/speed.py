@@ -80,6 +80,7 @@ class SpeedReport:
 
     Attributes:
         latency: of one image alone, from its encoded bytes to its boxes.
+        each_ms: the same of every round, in order; round by round the models saw the same image.
         parts: the same, part by part; `decode` reads and decodes the image.
         throughput: images a second by batch size, without decoding.
         peak_memory_mb: of the whole process while it predicts one image, or on a GPU of its tensors; None: unknown.
@@ -91,6 +92,7 @@ class SpeedReport:
     device: str
     imgsz: int
     latency: Times
+    each_ms: tuple[float, ...]
     parts: Mapping[str, Times]
     throughput: Mapping[int, float]
     peak_memory_mb: float | None
@@ -104,8 +106,11 @@ class SpeedReport:
         return 1e3 / self.latency.mean
 
     def to_json(self) -> dict[str, Any]:
+        """All but the single rounds."""
+        found = asdict(self)
+        del found["each_ms"]
         throughput = {str(size): value for size, value in self.throughput.items()}
-        return {**asdict(self), "fps": self.fps, "throughput": throughput}
+        return {**found, "fps": self.fps, "throughput": throughput}
 
 
 def measure_speed(
@@ -148,6 +153,7 @@ def measure_speed(
             device=model.device,
             imgsz=model.imgsz,
             latency=Times.of([each[-1] - each[0] for each in stamps[name]]),
+            each_ms=tuple(1e3 * (each[-1] - each[0]) for each in stamps[name]),
             parts={
                 part: Times.of([each[index + 1] - each[index] for each in stamps[name]])
                 for index, part in enumerate(PARTS)

@@ -352,6 +352,32 @@ def test_a_router_must_poll_often_enough_to_count_as_alive_in_a_promotion(tmp_pa
     assert load_config(written(tmp_path, "serving:\n  poll_s: 3\n"), {}).config.serving.poll_s == 3
 
 
+def test_the_gate_s_policy_is_a_file_beside_the_configuration(tmp_path):
+    (tmp_path / "gate.yaml").write_text("must_improve: [{metric: map50}]\n")
+
+    resolved = load_config(written(tmp_path, "evaluation:\n  policy: gate.yaml\n"), {})
+
+    assert resolved.config.evaluation.policy == tmp_path / "gate.yaml"
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        (None, "No policy at .*gate.yaml. Leave the key out"),
+        ("must_improve: [\n", "is not YAML"),
+        ("must_improve: [{metrics: map50}]\n", "must_improve.0.metrics.*did you mean 'metric'"),
+        ("level: 0.95\n", "needs a rule in must_improve or max_loss"),
+    ],
+)
+def test_a_policy_that_cannot_be_used_is_told_when_the_configuration_is_read(tmp_path, policy, said):
+    if policy is not None:
+        (tmp_path / "gate.yaml").write_text(policy)
+    path = written(tmp_path, "evaluation:\n  policy: gate.yaml\n")
+
+    with pytest.raises(ConfigError, match=rf"config.yaml:2: evaluation.policy: (?s:.*){said}"):
+        load_config(path, {})
+
+
 def test_an_empty_file_means_the_defaults(tmp_path):
     assert load_config(written(tmp_path, ""), {}).config == RetrainConfig()
 

@@ -12,6 +12,7 @@ import shutil
 import sys
 import threading
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,13 +27,15 @@ from sqlalchemy import select
 
 from deployments.stack import Stack
 from flows.demo import _serve_until_crossing
-from retrain.boxes import Annotations, Detections
+from retrain.boxes import Detections
 from retrain.config import RetrainConfig
 from retrain.data_collection.triggers.crossings import record_crossing, select_samples
 from retrain.dataset.splitter import DatasetSplitter, GroupContents
+from retrain.dataset.version import LabelledObject
 from retrain.errors import PostConditionFailed, RetrainError
 from retrain.evaluation.comparator import Comparison
 from retrain.serving.release import Lineage, read_release
+from retrain.storage.digests import content_digest
 from retrain.storage.s3_blobs import S3Blobs
 from retrain.storage.schema import samples
 from retrain.storage.selections import read_selection_file
@@ -51,6 +54,7 @@ from tasks.simulation import heldout_frames, make_first_version
 from tasks.training import train
 from tests.unit.collection_probes import COLLECTION_CASES, Case, Probe
 from tests.unit.dataset.conftest import build_item, build_version
+from tests.unit.tasks.evaluated_cycle import store_pair, stored_versions
 
 SMALL = {
     "training.image_size": 160,
@@ -311,14 +315,18 @@ def evaluated(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
     patch.setitem(sys.modules, "retrain.detector", SimpleNamespace(Detector=Oracle))
     patch.setattr("tasks.evaluation.create_table_artifact", MagicMock())
     patch.setattr("tasks.evaluation.create_image_artifact", MagicMock())
-    frames = [resources.traffic.frame("dock-a", index) for index in range(24)]
-    truth = Annotations.of([[10, 10, 30, 30], [60, 60, 90, 95]], [0, 0])
-    items = [SimpleNamespace(image=f"{n:02}", group=f"r{n // 2}", split="test", source="human", annotations=truth,
-                             pixels=frame.image)
-             for n, frame in enumerate(frames)]  # fmt: skip
-    versions = {"v1.0.0": SimpleNamespace(items=items[:12]), "v1.1.0": SimpleNamespace(items=items)}
+    images = [encode(resources.traffic.frame("dock-a", index).image) for index in range(24)]
+    boxes = (10.0, 10.0, 30.0, 30.0), (60.0, 60.0, 90.0, 95.0)
+    objects = tuple(LabelledObject(f"o-{at}", 0, box) for at, box in enumerate(boxes))
+    items = [build_item(at, image=content_digest(image), group=f"r{at // 2}", split="test", objects=objects)
+             for at, image in enumerate(images)]  # fmt: skip
+    pack = resources.home / "pack.zip"
+    with zipfile.ZipFile(pack, "w") as archive:
+        for item, image in zip(items, images, strict=True):
+            archive.writestr(item.file_name, image)
+    versions = {"v1.0.0": build_version(items[:12]), "v1.1.0": build_version(items)}
     resources.__dict__["datasets"] = SimpleNamespace(
-        get_version=versions.__getitem__, image_bytes=lambda _, item: encode(item.pixels)
+        get_version=versions.__getitem__, pack_file=lambda version, digest: pack
     )
     plan = {"champion": released(resources), "known_version": "v1.0.0"}
     training = {"job_id": "j", "model_folder": model_folder(resources, "challenger").name}
@@ -329,7 +337,7 @@ def evaluated(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
 
 
 def gated(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
-    """The gate's answer to a clear gain on the new frames and a possible small loss on the frozen test."""
+    """The gate's rules and answer: a clear gain on the new frames, a possible small loss on the frozen test."""
 
     def comparison(low: float, high: float, verdict: str) -> Mapping[str, Any]:
         middle = (low + high) / 2
@@ -339,8 +347,11 @@ def gated(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
 
     patch.setattr("tasks.evaluation.publish_evaluation", MagicMock(return_value="page.html"))
     found = {NEW: comparison(0.1, 0.2, "better"), FROZEN: comparison(-0.02, 0.01, "inconclusive")}
+    stored_versions(resources)
     with open_work(resources, patch) as work:
-        return gate.fn(work, {}, {}, {}, found)["passed"]
+        store_pair(resources, work.cycle.id)
+        decision = gate.fn(work, {"known_version": "v1.0.0"}, {"name": "v1.1.0"}, {}, found)
+    return decision["passed"], [rule["rule"] for rule in decision["rules"]]
 
 
 def release_thresholds(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
@@ -517,6 +528,7 @@ CASES: dict[str, Case] = {
     "evaluation.resamples": Case(300, evaluated),
     "evaluation.level": Case(0.8, evaluated),
     "evaluation.margin": Case(0.01, gated),
+    "evaluation.policy": Case(str(Path("configs/gate_policy.yaml").absolute()), gated),
     "serving.poll_s": Case(0.02, polls),
     "serving.min_replicas": Case(0, promotion),
     "serving.ack_timeout_s": Case(5.0, promotion),

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,37 @@ def test_files_that_are_no_policy_are_errors(tmp_path):
         file.write_text(text)
         with pytest.raises(ConfigError, match=said):
             GatePolicy.read(file)
+
+
+def test_a_policy_as_it_is_recorded_is_the_same_policy_again():
+    policy = GatePolicy.of(
+        {
+            "must_improve": [{"metric": "recall"}, {"slice": "camera: north"}],
+            "max_loss": {
+                "overall": {"map50": 0.1},
+                "per_class": {"margin": 0.1, "exceptions": {"car": 0.2}},
+                "per_slice": {"frozen test": {"map50_95": 0.01}},
+            },
+            "operating_point": {"min_recall": 0.5},
+            "limits": {"size_mb": 50},
+            "minimum": {"images": 7},
+            "level": 0.9,
+            "resamples": 300,
+        }
+    )
+
+    recorded = json.loads(json.dumps(policy.to_json()))
+
+    assert GatePolicy.of(recorded) == policy
+    assert GatePolicy.of(GatePolicy.of(LEAST).to_json()) == GatePolicy.of(LEAST)
+
+
+def test_what_has_to_be_measured_is_what_has_a_limit():
+    assert GatePolicy.of(LEAST).asked_limits == ()
+    limits = {"size_mb": 1, "latency_ratio": 2}
+    assert GatePolicy.of({**LEAST, "limits": limits}).asked_limits == ("latency_ratio", "size_mb")
+
+
+def test_a_folder_is_no_policy(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        GatePolicy.read(tmp_path)

@@ -130,6 +130,23 @@ def test_the_machine_and_the_plan_are_part_of_the_json():
     assert document["parts"]["decode"]["p50"] == 1000
 
 
+def test_every_round_of_every_model_is_kept_in_order_so_that_pairs_can_be_compared():
+    world = World()
+    models = {"one": Model(world, "one"), "two": Model(world, "two")}
+    for model, first in zip(models.values(), (1, 100), strict=True):
+        taken = count(first)
+        model.forward = lambda batch, taken=taken: (setattr(world, "now", world.now + next(taken)), batch)[1]
+    plan = SpeedPlan(images=1, warm_up=0, rounds=3, batch_sizes=(1,), batch_rounds=1)
+
+    reports = measure_speed(
+        models, world.loads(1), plan, runtimes=dict.fromkeys(models, "x"), clock=world.clock
+    )
+
+    assert reports["one"].each_ms == pytest.approx((12_000, 13_000, 14_000))
+    assert reports["two"].each_ms == pytest.approx((111_000, 112_000, 113_000))
+    assert "each_ms" not in reports["one"].to_json()
+
+
 def test_no_image_and_no_round_are_refused():
     with pytest.raises(BadInput, match="there is none"):
         measure_speed({}, [], PLAN, runtimes={})

@@ -14,9 +14,9 @@ from retrain.evaluation.comparator import compare
 from retrain.evaluation.evidence import Evidence
 from retrain.evaluation.gate import decide
 from retrain.evaluation.policy import GatePolicy
-from tasks.evaluation import gate_policy
 from tasks.evaluation_data import FROZEN, NEW
 from tasks.gate_replay import replay_gate
+from tasks.gate_rules import gate_policy
 from tasks.resources import Resources
 from tests.unit.tasks.evaluated_cycle import evaluated_cycle, pair
 
@@ -41,11 +41,11 @@ def contents(folder):
 
 def test_the_guide_s_policies_can_be_read_and_the_second_is_the_cycles_own():
     guide = (Path(__file__).parents[3] / "docs" / "gate.md").read_text(encoding="utf-8")
-    example, own = (
-        GatePolicy.of(yaml.safe_load(block)) for block in re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)
-    )
+    example, own, config = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL))
+    example, own = GatePolicy.of(example), GatePolicy.of(own)
 
     assert own == gate_policy(RetrainConfig().evaluation.margin)
+    assert config == {"evaluation": {"policy": "gate_policy.yaml"}}
     assert all(getattr(example, name) != getattr(GatePolicy.of({"must_improve": [{}]}), name)
                for name in ("must_improve", "max_loss", "operating_point", "limits", "minimum"))  # fmt: skip
 

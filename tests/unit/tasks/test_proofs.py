@@ -224,7 +224,7 @@ def test_comparisons_hold_when_they_come_out_equal_again_as_they_were_made_then(
         for name, ids in {FROZEN: images[:30], NEW: images[30:]}.items()
     }
 
-    proofs = found(resources, evaluated_cycle(resources, compared=compared), "evaluate", "gate")
+    proofs = found(resources, evaluated_cycle(resources, evaluated=compared), "evaluate", "gate")
 
     assert [holds for holds, _ in proofs] == [True, True], proofs
 
@@ -235,7 +235,7 @@ def test_a_comparison_whose_interval_was_changed_no_longer_holds(resources):
     compared = compare(champion.only(images[30:]), challenger.only(images[30:]), resamples=200).to_json()
 
     ((holds, said),) = found(
-        resources, evaluated_cycle(resources, compared={NEW: {**compared, "low": 0.2}}), "evaluate"
+        resources, evaluated_cycle(resources, evaluated={NEW: {**compared, "low": 0.2}}), "evaluate"
     )
 
     assert not holds
