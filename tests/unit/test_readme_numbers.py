@@ -13,6 +13,7 @@ QUOTED = {
     "estimator": "docs/measured.md",
     "dataset": "docs/measured.md",
     "training": "docs/measured.md",
+    "evaluation": "docs/measured.md",
     "gate": "docs/gate.md",
 }
 
