@@ -69,3 +69,32 @@ def test_files_that_are_no_policy_are_errors(tmp_path):
         file.write_text(text)
         with pytest.raises(ConfigError, match=said):
             GatePolicy.read(file)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "must_improve: [{metric: map50}]\nmax_loss: {overall: {recall: 0.1}}\nmust_improve: [{metric: f1}]\n",
+        "must_improve: [{metric: map50}]\nmax_loss: {overall: {map50: 0.01}, overall: {recall: 0.5}}\n",
+    ],
+)
+def test_a_key_written_twice_is_an_error_because_the_first_would_be_lost(tmp_path, text):
+    file = tmp_path / "policy.yaml"
+    file.write_text(text)
+
+    with pytest.raises(ConfigError, match=r"policy\.yaml is not YAML: the key '\w+' is there twice"):
+        GatePolicy.read(file)
+
+
+def test_a_metric_that_is_right_elsewhere_is_not_proposed_again():
+    with pytest.raises(ConfigError) as caught:
+        GatePolicy.of({"max_loss": {"per_slice": {"night": {"f1": 0.1}}}})
+
+    assert "unknown 'f1'" in str(caught.value)
+    assert "did you mean 'f1'" not in str(caught.value)
+    assert "'map50' or 'map50_95'" in str(caught.value)
+
+
+def test_a_folder_is_no_policy(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        GatePolicy.read(tmp_path)
