@@ -165,3 +165,71 @@ def test_the_detector_is_asked_as_the_protocol_says():
         EvaluationProtocol(nms_iou=1.5)
     with pytest.raises(BadInput, match="max_detections must be at least 1"):
         EvaluationProtocol(max_detections=0)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("image", 10_000, "image 10000"),
+        ("image", -1, "image -1"),
+        ("label", 99, "class 99"),
+        ("scores", float("nan"), "score nan"),
+        ("scores", 9.0, r"score 9\.0"),
+        ("boxes", [float("nan")] * 4, "box"),
+        ("boxes", [50, 50, 0, 0], "box"),
+        ("image", 10**30, "too large"),
+    ],
+)
+def test_a_stored_detection_that_cannot_be_is_refused(tmp_path, evaluation_of, column, value, said):
+    path = tmp_path / "evaluation.json"
+    evaluation_of(0.7).save(path)
+    document = json.loads(path.read_bytes())
+    document["predictions"][column][0] = value
+    path.write_text(json.dumps(document))
+
+    with pytest.raises(BadInput, match=f"is not a stored evaluation .*{said}"):
+        Evaluation.load(path)
+
+
+def test_stored_detections_that_were_cut_or_put_in_another_order_are_refused(tmp_path, evaluation_of):
+    path = tmp_path / "evaluation.json"
+    evaluation_of(0.7).save(path)
+    stored = json.loads(path.read_bytes())
+    found = stored["predictions"]
+    for changed in (
+        {**found, "scores": found["scores"][:-1]},
+        {name: column[::-1] for name, column in found.items()},
+    ):
+        path.write_text(json.dumps({**stored, "predictions": changed}))
+        with pytest.raises(BadInput, match=r"unequal length|another order"):
+            Evaluation.load(path)
+
+
+@pytest.mark.parametrize("confidence", [7, float("nan"), "0.25"])
+def test_a_stored_confidence_that_cannot_be_is_refused(tmp_path, evaluation_of, confidence):
+    path = tmp_path / "evaluation.json"
+    evaluation_of(0.7).save(path)
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "confidence": confidence}))
+
+    with pytest.raises(BadInput, match="is not a stored evaluation"):
+        Evaluation.load(path)
+
+
+def test_a_folder_or_endless_brackets_are_no_evaluation(tmp_path):
+    (tmp_path / "deep.json").write_bytes(b"[" * 100_000)
+
+    with pytest.raises(BadInput, match="is not a stored evaluation"):
+        Evaluation.load(tmp_path / "deep.json")
+    with pytest.raises(BadInput, match="cannot be read: Is a directory"):
+        Evaluation.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [([[0, 0, 9, 9]], [1.5]), ([[0, 0, 9, 9]], [-0.5]), ([[9, 9, 0, 0]], [0.5])]
+)
+def test_a_score_or_box_that_cannot_be_is_refused(wrong):
+    boxes, scores = (np.array(values, dtype=float) for values in wrong)
+    found = Detections(boxes, np.zeros(1, dtype=np.int64), scores)
+
+    with pytest.raises(BadInput, match="outside \\[0, 1\\] or a box turned inside out"):
+        evaluate(lambda images, **_: [found] * len(images), items(2), ["a"])
