@@ -91,8 +91,9 @@ def by_attribute(evaluation: Evaluation, name: str, *, bins: int = 4) -> Slicing
 
 
 def attributes(evaluation: Evaluation) -> list[str]:
-    """All attributes that any image has, and crowding."""
-    return [*sorted({key for each in evaluation.truth.attributes for key in each}), CROWDING]
+    """All attributes that are known of any image, and crowding."""
+    known = {key for each in evaluation.truth.attributes for key, value in each.items() if _is_known(value)}
+    return [*sorted(known), CROWDING]
 
 
 def slice_scores(evaluation: Evaluation, slicing: Slicing) -> list[SliceScore]:
