@@ -65,11 +65,14 @@ class Truth:
         """Put in order and check.
 
         Raises:
-            BadInput: no image, an image twice, a class that has no name, or not as many crowds or areas as objects.
+            BadInput: no image, no class, an image twice, a class that has no name, or not as many crowds or areas as
+                objects.
         """
         ordered = sorted(images, key=lambda each: each.image_id)
         if not ordered:
             raise BadInput("There is no image to evaluate on; check the split and the slice.")
+        if not classes:
+            raise BadInput("There are no classes, so there is nothing to judge a model by; check the labels.")
         ids = [each.image_id for each in ordered]
         if len(set(ids)) < len(ids):
             raise BadInput(f"{len(ids) - len(set(ids))} images are in the evaluation set twice.")
