@@ -8,7 +8,7 @@ import numpy as np
 
 from retrain.boxes import Detections, FloatArray, IntArray
 from retrain.errors import BadInput
-from retrain.evaluation.truth import Truth
+from retrain.evaluation.truth import LARGEST_AREA, Truth
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +58,12 @@ class Predictions:
             raise BadInput(
                 "A detection has a score outside [0, 1] or a box turned inside out; the model's output cannot be "
                 "scored."
+            )
+        sides = boxes[:, 2:] - boxes[:, :2]
+        if len(sides) and (largest := float((sides[:, 0] * sides[:, 1]).max())) > LARGEST_AREA:
+            raise BadInput(
+                f"A detection has a box of {largest:g} square pixels; COCO counts none above {LARGEST_AREA:g}. Is its "
+                "box in pixels?"
             )
         if len(label) and label.max() >= len(truth.classes):
             raise BadInput(

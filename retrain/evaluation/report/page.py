@@ -34,7 +34,7 @@ COCO_NAMES: Mapping[str, str] = {
     "map_small": "mAP, objects below 32 x 32",
     "map_medium": "mAP, objects up to 96 x 96",
     "map_large": "mAP, larger objects",
-    "ar1": "average recall, 1 detection an image",
+    "ar1": "average recall, 1 detection a class and image",
     "ar10": "average recall, 10 detections",
     "ar100": "average recall, 100 detections",
     "ar_small": "average recall, below 32 x 32",

@@ -233,3 +233,18 @@ def test_a_score_or_box_that_cannot_be_is_refused(wrong):
 
     with pytest.raises(BadInput, match="outside \\[0, 1\\] or a box turned inside out"):
         evaluate(lambda images, **_: [found] * len(images), items(2), ["a"])
+
+
+def test_what_coco_leaves_out_as_too_large_is_refused_instead_of_counted_here_and_not_there():
+    huge = [[0, 0, 2e5, 2e5]]
+    labelled = [replace(item, truth=Annotations.of(huge, [0])) for item in items(1)]
+    found = [Detections.of(huge, [0], [0.9])]
+
+    with pytest.raises(
+        BadInput, match=r"has an object of 4e\+10 square pixels; COCO counts none above 1e\+10"
+    ):
+        evaluate(lambda *_, **__: [Detections.empty()], labelled, ["a"])
+    with pytest.raises(BadInput, match=r"A detection has a box of 4e\+10 square pixels"):
+        evaluate(lambda *_, **__: found, items(1), ["a"])
+    with pytest.raises(BadInput, match="an object of -3 square pixels"):
+        evaluate(perfect, [replace(item, areas=[-3.0] * len(item.truth)) for item in items(1)], ["a"])
