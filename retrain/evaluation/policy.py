@@ -97,7 +97,7 @@ class GatePolicy:
     limits: Limits = field(default_factory=Limits)
     minimum: Minimum = field(default_factory=Minimum)
     level: Annotated[float, Field(gt=0.5, lt=1, allow_inf_nan=False)] = 0.95
-    resamples: Annotated[int, Field(ge=200)] = 1000
+    resamples: Annotated[int, Field(ge=200, le=100_000)] = 1000
 
     def __post_init__(self) -> None:
         loss = self.max_loss

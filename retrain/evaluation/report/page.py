@@ -86,13 +86,14 @@ def report_page(
     visualizer = Visualizer(
         evaluation,
         None if before is None else before.evaluation,
-        ("champion" if before is None else _short(before.model), _short(result.model)),
+        _names(before, result),
     )
     return (
         _environment()
         .get_template("evaluation.html.j2")
         .render(
             result=result,
+            notes=tuple(dict.fromkeys((*(before.notes if before else ()), *result.notes))),
             summary=evaluation.summary,
             compared=compared,
             decision=decision,
@@ -225,6 +226,13 @@ def interval(change: Change, *, family: bool = False) -> str:
 
 def count(value: int) -> str:
     return f"{value:,}".replace(",", "\u202f")
+
+
+def _names(before: EvaluationResult | None, after: EvaluationResult) -> tuple[str, str]:
+    """File names, or whole paths where those are the same."""
+    models = after.model if before is None else before.model, after.model
+    short = _short(models[0]), _short(models[1])
+    return models if short[0] == short[1] else short
 
 
 def _short(model: str) -> str:

@@ -45,6 +45,7 @@ def test_a_policy_of_slices_alone_judges_nothing_else():
         ({"minimum": {"groups": 4}}, "minimum.groups: Input should be greater than or equal to 5, got 4"),
         ({"limits": {"size_mb": 0}}, "limits.size_mb: Input should be greater than 0"),
         ({"operating_point": {"min_recall": "high"}}, "operating_point.min_recall"),
+        ({"resamples": 10**9}, "resamples: Input should be less than or equal to 100000"),
         ({"level": 95}, "level: Input should be less than 1, got 95"),
         ({"must_improve": []}, "needs a rule in must_improve or max_loss"),
     ],

@@ -152,6 +152,26 @@ def test_an_attribute_that_is_known_of_no_image_is_no_slice():
     assert "cam 1" in page
 
 
+def test_notes_of_both_models_are_shown_and_equal_ones_once():
+    one, other = (replace(result("m", 0.8, seed), notes=("same", f"of {seed}")) for seed in (0, 1))
+
+    page = report_page(one, None, other)
+
+    assert [page.count(f'<p class="warn">{note}</p>') for note in ("same", "of 0", "of 1")] == [1, 1, 1]
+
+
+def test_models_of_the_same_file_name_are_told_apart_by_their_folders(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "retrain.evaluation.report.page.Visualizer",
+        lambda one, before, names: drawn.append(names) or Visualizer(one, before, names),
+    )
+    for before, after in (("a/best.pt", "b/best.pt"), ("a/old.pt", "b/new.pt")):
+        report_page(result(after, 0.8, 0), None, result(before, 0.8, 1))
+
+    assert drawn == [("a/best.pt", "b/best.pt"), ("old.pt", "new.pt")]
+
+
 def test_images_without_objects_are_drawn():
     truth = Truth.of([LabelledImage(f"{n}", f"{n}", Annotations.empty()) for n in range(6)], CLASSES)
     empty = Predictions.of(truth, {image: Detections.empty() for image in truth.images})
