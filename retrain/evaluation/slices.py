@@ -163,7 +163,8 @@ def _is_known(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     """Of those that a float can hold; a whole number of hundreds of digits is a name."""
-    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) < _MOST
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    return real and bool(abs(value) < _MOST)
 
 
 def _name(value: Any) -> str:
