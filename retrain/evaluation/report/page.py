@@ -153,7 +153,7 @@ def _verdict(decision: GateDecision | None, compared: Compared | None) -> tuple[
         return None
     change = compared.changes.metrics["map50"]
     return change.verdict, change.unusable or (
-        f"mAP50 {signed(change.difference)}, {compared.changes.level:.0%} interval {signed(change.low)} to "
+        f"mAP50 {signed(change.difference)}, {100 * compared.changes.level:g}% interval {signed(change.low)} to "
         f"{signed(change.high)}. No gate was asked."
     )
 

@@ -172,6 +172,13 @@ def test_models_of_the_same_file_name_are_told_apart_by_their_folders(monkeypatc
     assert drawn == [("a/best.pt", "b/best.pt"), ("old.pt", "new.pt")]
 
 
+def test_the_level_of_the_intervals_is_not_rounded():
+    page = report_page(result("b", 0.9, 0), None, result("a", 0.8, 1), level=0.975)
+
+    assert "Intervals at 97.5% from" in page
+    assert ", 97.5% interval" in page
+
+
 def test_images_without_objects_are_drawn():
     truth = Truth.of([LabelledImage(f"{n}", f"{n}", Annotations.empty()) for n in range(6)], CLASSES)
     empty = Predictions.of(truth, {image: Detections.empty() for image in truth.images})
