@@ -104,11 +104,12 @@ def evaluate(
         batch_size=batch_size,
     ) as evaluator:
         result = evaluator.evaluate()
-        _write_report(report, evaluator, result)
     show_result(result, output())
     if save is not None:
         result.evaluation.save(save)
     write_json(result.to_json(), json)
+    # Last, as most can go wrong with it.
+    _write_report(report, evaluator, result)
 
 
 def compare(
@@ -150,9 +151,9 @@ def compare(
         batch_size=batch_size,
     ) as evaluator:
         compared = evaluator.compare_models(models)
-        _write_report(report, evaluator, compared.results[-1], compared.results[0])
     show_comparison(compared, output())
     write_json(compared.to_json(), json)
+    _write_report(report, evaluator, compared.results[-1], compared.results[0])
 
 
 @contextmanager
@@ -191,7 +192,16 @@ def _names(metrics: str, *, speed: bool) -> list[str]:
 
 
 def _check_targets(*targets: Path | None) -> None:
-    """Before minutes of work: where the results go must be there."""
+    """Before minutes of work: where the results go must be there, and no two may go to one place."""
+    seen = set()
     for target in targets:
-        if target is not None and not target.absolute().parent.is_dir():
+        if target is None:
+            continue
+        if not target.absolute().parent.is_dir():
             raise BadInput(f"Cannot write {target}: there is no folder {target.absolute().parent}.")
+        # A new file takes the place of what is there, be it /dev/stdout.
+        if target.is_symlink() or (target.exists() and not target.is_file()):
+            raise BadInput(f"Cannot write {target}: it is a link or a device; name an ordinary file.")
+        if (place := target.resolve()) in seen:
+            raise BadInput(f"Two results cannot both be written to {target}; give each its own file.")
+        seen.add(place)

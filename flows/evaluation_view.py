@@ -1,6 +1,7 @@
 """Evaluations and comparisons as people read them on a terminal, and as files for machines."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -88,9 +89,9 @@ def _numbers(result: EvaluationResult) -> list[tuple[str, float]]:
 def _difference(comparison: Comparison | None) -> Text:
     if comparison is None:
         return Text("first")
-    said = (
-        f"{comparison.difference:+.4f} [{comparison.low:+.4f}, {comparison.high:+.4f}] {comparison.verdict}"
-    )
+    numbers = comparison.difference, comparison.low, comparison.high
+    difference, low, high = ("-" if math.isnan(number) else f"{number:+.4f}" for number in numbers)
+    said = f"{difference} [{low}, {high}] {comparison.verdict}"
     return Text(said, style=_COLOURS.get(comparison.verdict, ""))
 
 

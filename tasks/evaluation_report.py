@@ -77,7 +77,7 @@ def publish_evaluation(
 
 def _markdown(decision: GateDecision, page: str) -> str:
     rows = [
-        f"| {rule.rule} | {rule.verdict} | {_number(rule.value)} | {_number(rule.low)} to {_number(rule.high)} | "
+        f"| {_cell(rule.rule)} | {rule.verdict} | {_number(rule.value)} | {_number(rule.low)} to {_number(rule.high)} | "
         f"{_number(rule.limit)} |"
         for rule in decision.rules
     ]
@@ -89,11 +89,16 @@ def _markdown(decision: GateDecision, page: str) -> str:
             "|---|---|---|---|---|",
             *rows,
             "",
-            *(f"- {reason}" for reason in decision.reasons),
+            *(f"- {' '.join(reason.split())}" for reason in decision.reasons),
             "",
             f"The whole evaluation: `{page}`",
         ]
     )
+
+
+def _cell(text: str) -> str:
+    """In one cell, whatever a slice is called."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _number(value: float | None) -> str:

@@ -4,17 +4,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from retrain.errors import ConfigError
+from retrain.evaluation.coco import NUMBERS
 from retrain.evaluation.metrics import MetricSummary
 
 DEFAULT_METRICS = ("map", "map50", "precision", "recall", "f1")
 SPEED = "speed"
-_COCO = (
-    "map50_95", "map50", "map75", "map_small", "map_medium", "map_large",
-    "ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large",
-)  # fmt: skip
 _OWN = ("precision", "recall", "f1", "best_f1", "best_confidence")
 _ALIASES = {"map": "map50_95"}
-METRICS = (*_ALIASES, *_COCO, *_OWN, SPEED)
+METRICS = (*_ALIASES, *NUMBERS, *_OWN, SPEED)
 COMPARED = ("map50", "map50_95")
 """Those that differences of models have an interval for."""
 

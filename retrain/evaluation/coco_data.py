@@ -113,11 +113,15 @@ def _add_object(
     x1, y1, x2, y2 = box(annotation, read_note(annotation, ObjectNote) or ObjectNote())
     if x2 < x1 or y2 < y1:
         raise BadInput(f"has a bbox of negative size: {shown(annotation['bbox'])}")
+    crowd = annotation.get("iscrowd") or 0
+    if crowd not in (0, 1):
+        # A text "0" would be true, and what counts would not.
+        raise BadInput(f"needs 0 or 1 as iscrowd, got {shown(crowd)}")
     area = optional_count(annotation, "area")
     if (entry := entries[image]) is not None:
         entry.boxes.append((x1, y1, x2, y2))
         entry.labels.append(categories[category])
-        entry.crowd.append(bool(annotation.get("iscrowd")))
+        entry.crowd.append(bool(crowd))
         entry.areas.append((x2 - x1) * (y2 - y1) if area is None else area)
 
 

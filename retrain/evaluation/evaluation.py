@@ -91,9 +91,16 @@ class Evaluation:
             )
             if loaded.truth.digest != document["truth_digest"]:
                 raise BadInput("its images or objects were changed")
+            if len(loaded.truth.attributes) != len(loaded.truth.images):
+                raise BadInput("it has not as many attributes as images")
+            if not 0 <= loaded.confidence <= 1:
+                raise BadInput(f"its confidence is {loaded.confidence}")
+            loaded.predictions.check(loaded.truth)
         except FileNotFoundError as error:
             raise NotFound(f"No evaluation at {path}; run the evaluate stage first.") from error
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except OSError as error:
+            raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
             raise BadInput(
                 f"{path} is not a stored evaluation ({error}); delete it and evaluate again."
             ) from error

@@ -66,7 +66,12 @@ def _problem(
     if groups < MIN_GROUPS:
         return f"Only {groups} recordings; at least {MIN_GROUPS} are needed to judge a difference."
     if not _finite(before, after):
-        return "The images contain no object, so there is no score to compare."
+        if not scored.shares[at].any():
+            return "The images contain no object, so there is no score to compare."
+        who = (
+            "challenger" if isfinite(before) else "champion" if isfinite(after) else "champion and challenger"
+        )
+        return f"What the {who} found defines no value, so there is no score to compare."
     if holding < MIN_GROUPS:
         return (
             f"Only {holding} of {groups} recordings hold what is compared: too few recordings, at least {MIN_GROUPS} "

@@ -87,7 +87,8 @@ def _findings(evidence: Evidence, policy: GatePolicy) -> Iterator[RuleFinding]:
             change, of = _asked(evidence, name, metric)
             yield _kept(f"max_loss.per_slice.{name}.{metric}", of, change, margin, kept)
     if loss.per_class is not None:
-        yield from _classes(evidence, loss.per_class)
+        alone = not (policy.must_improve or loss.overall or any(loss.per_slice.values()))
+        yield from _classes(evidence, loss.per_class, alone=alone)
     for metric in ("precision", "recall"):
         least = getattr(policy.operating_point, f"min_{metric}")
         if least is not None:
@@ -128,7 +129,9 @@ def _kept(rule: str, of: str, change: Change | None, margin: float, minimum: Min
     return _of(rule, verdict, change, -margin, f"Protected {of} may have become worse: {said}.")
 
 
-def _classes(evidence: Evidence, rule: ClassMargins) -> Iterator[RuleFinding]:
+def _classes(evidence: Evidence, rule: ClassMargins, *, alone: bool) -> Iterator[RuleFinding]:
+    """`alone` says that no other rule looks at how good the challenger is."""
+    judged = False
     for name in sorted({*evidence.classes, *rule.exceptions}):
         change, place = evidence.classes.get(name), f"max_loss.per_class.{name}"
         if change is not None and change.metric != rule.metric:
@@ -138,8 +141,14 @@ def _classes(evidence: Evidence, rule: ClassMargins) -> Iterator[RuleFinding]:
             said = f"Class {name!r} is not judged: {change.n_objects} objects, from {rule.min_objects} on it would be."
             yield RuleFinding(place, "better", None, None, None, None, said)
         else:
+            judged = True
             margin = rule.exceptions.get(name, rule.margin)
             yield _kept(place, f"class {name!r}", change, margin, None)
+    if evidence.classes and alone and not judged:
+        # Else even a model that finds nothing would pass.
+        yield _invalid(
+            "max_loss.per_class", f"Protected classes cannot be judged: none has {rule.min_objects} objects."
+        )
     if not evidence.classes:
         yield _invalid("max_loss.per_class", "Protected class cannot be judged: none was compared.")
 

@@ -60,10 +60,6 @@ class PairedDraws:
         """Of each class in each group, crowds left out, shape (classes, groups)."""
         return self._objects(self._mask(image_ids))
 
-    def groups_of(self, image_ids: Collection[str]) -> int:
-        """Number of groups these images are in."""
-        return len(np.unique(self._units[self._mask(image_ids)]))
-
     def operating_point(self) -> Scored:
         """Precision, recall and F1 of all classes together at IoU 0.5 and each model's served confidence."""
         objects = self._objects(self._mask(None)).sum(axis=0)

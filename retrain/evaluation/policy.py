@@ -97,7 +97,7 @@ class GatePolicy:
     limits: Limits = field(default_factory=Limits)
     minimum: Minimum = field(default_factory=Minimum)
     level: Annotated[float, Field(gt=0.5, lt=1, allow_inf_nan=False)] = 0.95
-    resamples: Annotated[int, Field(ge=200)] = 1000
+    resamples: Annotated[int, Field(ge=200, le=100_000)] = 1000
 
     def __post_init__(self) -> None:
         loss = self.max_loss
@@ -130,13 +130,15 @@ class GatePolicy:
             ConfigError: it cannot be read, is not YAML, or as `of` says.
         """
         try:
-            settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+            settings = yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)  # noqa: S506 - a safe loader
         except FileNotFoundError as error:
             raise NotFound(f"No policy at {path}.") from error
         except OSError as error:
             raise ConfigError(f"The policy {path} cannot be read: {error.strerror}.") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
         return cls.of(settings, str(path))
 
     def to_json(self) -> dict[str, Any]:
@@ -167,23 +169,43 @@ class GatePolicy:
         return whole or shown or bool(self.max_loss.overall) or self.max_loss.per_class is not None
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """Of a key written twice YAML keeps the last, so that the rules of the first would be lost unseen."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is there twice", key.start_mark
+                )
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else key)
+        return super().construct_mapping(node, deep)
+
+
 _READER = TypeAdapter(GatePolicy)
+_METRICS = {"map50", "map50_95", "precision", "recall", "f1"}
 _KEYS = {
     key
     for part in (MustImprove, ClassMargins, MaxLoss, OperatingPoint, Limits, Minimum, GatePolicy)
     for key in part.__dataclass_fields__
-} | {"map50", "map50_95", "precision", "recall", "f1"}
+} | _METRICS
 
 
 def _said(kind: str, place: tuple[str | int, ...], error: Mapping[str, Any]) -> str:
     where = ".".join(str(part) for part in place if part != "[key]")
     if kind in ("unexpected_keyword_argument", "literal_error"):
         wrong = str(error["input"] if kind == "literal_error" else place[-1])
-        near = difflib.get_close_matches(wrong, _KEYS, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return (
-            f"{where}: unknown {wrong!r}{hint}" if kind == "literal_error" else f"unknown key {where!r}{hint}"
-        )
+        if kind == "literal_error":
+            # What is right elsewhere may be wrong here.
+            hint = _hint(wrong, _METRICS - {wrong})
+            return f"{where}: unknown {wrong!r}{hint}; here it is {error['ctx']['expected']}"
+        return f"unknown key {where!r}{_hint(wrong, _KEYS)}"
     message = error["msg"].removeprefix("Value error, ")
     shown = "" if kind in ("missing", "value_error") else f", got {error['input']!r}"
     return f"{where}: {message}{shown}" if where else f"{message}{shown}"
+
+
+def _hint(wrong: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -8,7 +8,7 @@ import numpy as np
 
 from retrain.boxes import Detections, FloatArray, IntArray
 from retrain.errors import BadInput
-from retrain.evaluation.truth import Truth
+from retrain.evaluation.truth import LARGEST_AREA, Truth
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class Predictions:
 
         Raises:
             BadInput: an image that there is no truth of, one that nobody looked at, a class without a name, or a box or
-                score that is not a number, which would poison every later sum.
+                score that cannot be, such as NaN, which would poison every later sum.
         """
         if unknown := set(found).difference(truth.images):
             raise BadInput(
@@ -54,17 +54,49 @@ class Predictions:
             raise BadInput(
                 "A detection has a box or score that is not finite; the model's output cannot be scored."
             )
+        if ((scores < 0) | (scores > 1)).any() or (boxes[:, 2:] < boxes[:, :2]).any():
+            raise BadInput(
+                "A detection has a score outside [0, 1] or a box turned inside out; the model's output cannot be "
+                "scored."
+            )
+        sides = boxes[:, 2:] - boxes[:, :2]
+        if len(sides) and (largest := float((sides[:, 0] * sides[:, 1]).max())) > LARGEST_AREA:
+            raise BadInput(
+                f"A detection has a box of {largest:g} square pixels; COCO counts none above {LARGEST_AREA:g}. Is its "
+                "box in pixels?"
+            )
         if len(label) and label.max() >= len(truth.classes):
             raise BadInput(
                 f"A detection has class {label.max()}, but there are {len(truth.classes)} classes; was the model "
                 "trained for others?"
             )
-        # Which of two equal scores comes first decides average precision.
-        order = np.lexsort((*boxes.T[::-1], label, -scores, image))
+        order = _order(image, label, boxes, scores)
         return cls(image[order], label[order], boxes[order], scores[order])
 
     def __len__(self) -> int:
         return len(self.image)
+
+    def check(self, truth: Truth) -> None:
+        """See whether these may be predictions of the images of `truth`, as `of` makes them.
+
+        Raises:
+            BadInput: columns of unequal length, an image or class that there is not, a box or score that cannot be, or
+                another order.
+        """
+        if {len(self), len(self.label), len(self.boxes)} != {len(self.scores)}:
+            raise BadInput("its detections have columns of unequal length")
+        sides = self.boxes[:, 2:] - self.boxes[:, :2]
+        for what, column, right in (
+            ("image", self.image, (self.image >= 0) & (self.image < len(truth.images))),
+            ("class", self.label, (self.label >= 0) & (self.label < len(truth.classes))),
+            ("score", self.scores, (self.scores >= 0) & (self.scores <= 1)),
+            ("box", self.boxes, np.isfinite(self.boxes).all(axis=1) & (sides >= 0).all(axis=1)),
+        ):
+            if not right.all():
+                raise BadInput(f"a detection has the {what} {column[int(right.argmin())].tolist()}")
+        order = _order(self.image, self.label, self.boxes, self.scores)
+        if (order != np.arange(len(order))).any():
+            raise BadInput("its detections are in another order")
 
     def only(self, rows: IntArray) -> "Predictions":
         """In the images of these indices, rising, which are counted anew."""
@@ -84,3 +116,8 @@ class Predictions:
             np.asarray(data["boxes"], dtype=np.float64).reshape(-1, 4),
             np.asarray(data["scores"], dtype=np.float64),
         )
+
+
+def _order(image: IntArray, label: IntArray, boxes: FloatArray, scores: FloatArray) -> IntArray:
+    # Which of two equal scores comes first decides average precision.
+    return np.lexsort((*boxes.T[::-1], label, -scores, image))

@@ -6,8 +6,14 @@ from typing import Any
 
 from retrain.errors import BadInput
 from retrain.evaluation.matching import IOU_THRESHOLDS, MAX_DETECTIONS
+from retrain.evaluation.truth import LARGEST_AREA
 
-AREAS = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
+AREAS = {
+    "all": (0.0, LARGEST_AREA),
+    "small": (0.0, 32.0**2),
+    "medium": (32.0**2, 96.0**2),
+    "large": (96.0**2, LARGEST_AREA),
+}
 """Square pixels of an object, as in COCO."""
 
 _SCORING: Mapping[str, Any] = {

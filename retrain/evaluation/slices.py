@@ -21,6 +21,7 @@ from retrain.evaluation.truth import BoolArray
 
 CROWDING = "objects per image"
 SIZE = "object size"
+_MOST = 1e300
 MAX_VALUES = 50
 """Of an attribute that is no number; the rarer ones are one slice together."""
 
@@ -91,8 +92,9 @@ def by_attribute(evaluation: Evaluation, name: str, *, bins: int = 4) -> Slicing
 
 
 def attributes(evaluation: Evaluation) -> list[str]:
-    """All attributes that any image has, and crowding."""
-    return [*sorted({key for each in evaluation.truth.attributes for key in each}), CROWDING]
+    """All attributes that are known of any image, and crowding."""
+    known = {key for each in evaluation.truth.attributes for key, value in each.items() if _is_known(value)}
+    return [*sorted(known), CROWDING]
 
 
 def slice_scores(evaluation: Evaluation, slicing: Slicing) -> list[SliceScore]:
@@ -140,9 +142,9 @@ def all_slices(evaluation: Evaluation, *, bins: int = 4) -> list[SliceScore]:
 def _slicing(name: str, values: Sequence[Any], bins: int) -> Slicing:
     known = [value for value in values if _is_known(value)]
     distinct = set(map(_name, known))
-    numeric = bool(known) and all(isinstance(one, Real) and not isinstance(one, bool) for one in known)
+    numeric = bool(known) and all(map(_is_number, known))
     if numeric and len(distinct) > bins:
-        numbers = np.array([np.nan if value is None else float(value) for value in values])
+        numbers = np.array([float(value) if _is_known(value) else np.nan for value in values])
         return _quantiles(name, numbers, bins)
     order = sorted(distinct, key=float) if numeric else sorted(distinct)
     names = {value: value for value in order}
@@ -156,11 +158,17 @@ def _slicing(name: str, values: Sequence[Any], bins: int) -> Slicing:
 
 
 def _is_known(value: Any) -> bool:
-    return value is not None and not (isinstance(value, float) and np.isnan(value))
+    return value is not None and not (isinstance(value, float) and not np.isfinite(value))
+
+
+def _is_number(value: Any) -> bool:
+    """Of those that a float can hold; a whole number of hundreds of digits is a name."""
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    return real and bool(abs(value) < _MOST)
 
 
 def _name(value: Any) -> str:
-    return f"{value:.10g}" if isinstance(value, Real) and not isinstance(value, bool) else str(value)
+    return f"{value:.10g}" if _is_number(value) else str(value)
 
 
 def _quantiles(name: str, values: FloatArray, bins: int) -> Slicing:

@@ -13,6 +13,8 @@ from retrain.boxes import Annotations, FloatArray, IntArray
 from retrain.errors import BadInput, NotFound
 
 BoolArray = NDArray[np.bool_]
+LARGEST_AREA = 1e10
+"""Square pixels. COCO leaves larger objects out of all its numbers, and so would every other count have to."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,14 @@ class Truth:
         """Put in order and check.
 
         Raises:
-            BadInput: no image, an image twice, a class that has no name, or not as many crowds or areas as objects.
+            BadInput: no image, no class, an image twice, a class that has no name, or not as many crowds or areas as
+                objects.
         """
         ordered = sorted(images, key=lambda each: each.image_id)
         if not ordered:
             raise BadInput("There is no image to evaluate on; check the split and the slice.")
+        if not classes:
+            raise BadInput("There are no classes, so there is nothing to judge a model by; check the labels.")
         ids = [each.image_id for each in ordered]
         if len(set(ids)) < len(ids):
             raise BadInput(f"{len(ids) - len(set(ids))} images are in the evaluation set twice.")
@@ -88,6 +93,12 @@ class Truth:
         area = np.concatenate(
             [_per_object(each, each.areas, "areas", own) for each, own in zip(ordered, own_area, strict=True)]
         )
+        if len(area) and not 0 <= (extreme := float(area[np.abs(area).argmax()])) <= LARGEST_AREA:
+            wrong = ids[image[np.abs(area).argmax()]]
+            raise BadInput(
+                f"Image {wrong!r} has an object of {extreme:g} square pixels; COCO counts none above "
+                f"{LARGEST_AREA:g}. Correct the label."
+            )
         # Which of two equal overlaps is taken depends on the order of the objects.
         order = np.lexsort((*boxes.T[::-1], label, crowd, image))
         return cls(

@@ -41,7 +41,8 @@ class Visualizer:
     ) -> None:
         if before is not None and before.truth.digest != evaluation.truth.digest:
             raise BadInput("The two evaluations are not of the same images and objects; draw each alone.")
-        self._evaluation, self._before, self._names = evaluation, before, names
+        self._evaluation, self._before = evaluation, before
+        self._names = _plain_text(names[0]), _plain_text(names[1])
 
     @cached_property
     def _curves(self) -> list[tuple[str, str, Curves]]:
@@ -113,7 +114,7 @@ class Visualizer:
                 marker="o",
                 markersize=4,
                 color=colour,
-                label=f"{name}: ECE {found.ece:.3f}",
+                label=f"{name}: ECE {found.ece:.3f}" if found.count else f"{name}: no detections",
             )
         axes.set(
             xlabel="confidence",
@@ -128,7 +129,7 @@ class Visualizer:
     def confusion(self) -> bytes:
         """Of the shown model at its served confidence: true classes down, predicted ones across."""
         found = confusion_matrix(self._evaluation)
-        shares, names = found.by_truth, [*found.classes, "background"]
+        shares, names = found.by_truth, [*map(_plain_text, found.classes), "background"]
         side = min(3.4 + 0.34 * len(names), 11.0)
         figure, axes = _figure(side, side * 0.86)
         # Wrong detections are no share of background.
@@ -216,7 +217,7 @@ class Visualizer:
         named = len(found.classes) <= _NAMED and len(self._curves) == 1
         for name, each in found.classes.items():
             if named:
-                axes.plot(*of(each), linewidth=1, label=name)
+                axes.plot(*of(each), linewidth=1, label=_plain_text(name))
             else:
                 axes.plot(*of(each), linewidth=0.8, color=_PLAIN, alpha=0.35)
 
@@ -227,6 +228,12 @@ def _figure(width: float = 5.6, height: float = 4.2) -> tuple[Figure, Axes]:
     axes = figure.subplots()
     axes.grid(alpha=0.25)
     return figure, axes
+
+
+def _plain_text(name: str) -> str:
+    """So that matplotlib takes no dollar for a formula, and leaves no underscore out of a legend."""
+    text = name.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _png(figure: Figure) -> bytes:

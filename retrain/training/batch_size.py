@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from retrain.errors import BadInput, OutOfMemory
+from retrain.errors import BadInput, ConfigError, OutOfMemory
 from retrain.storage import files
 from retrain.training.data import DetectionData
 from retrain.training.execution import Execution
@@ -42,7 +42,8 @@ def chosen_batch_size(
         nodes: machines.
 
     Raises:
-        ConfigError: another setting is unknown or out of range.
+        ConfigError: another setting is unknown or out of range, or the size chosen before cannot be shared evenly
+            by so many processes.
         NotFound: data or initial weights are missing.
         OutOfMemory: not even two images a process fit.
         BadInput: what was stored is damaged.
@@ -55,7 +56,7 @@ def chosen_batch_size(
     stored.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(stored.with_suffix(".lock")):
         if stored.is_file():
-            return _read(stored)
+            return _read(stored, processes * nodes)
         with reproducible(request.seed, job.threads_planned()):
             images, figures = _measured(job, how.device, processes, nodes)
         size = images * processes * nodes
@@ -96,11 +97,16 @@ def _measured(job: TrainingJob, device: str, processes: int, nodes: int) -> tupl
     }
 
 
-def _read(stored: Path) -> int:
+def _read(stored: Path, processes: int) -> int:
     try:
         size = json.loads(stored.read_bytes())["batch_size"]
     except (ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{stored} is damaged ({error}); delete it, and the size is chosen anew.") from error
     if not isinstance(size, int) or size < 1:
         raise BadInput(f"{stored} has batch_size {size!r}; delete it, and the size is chosen anew.")
+    if size % processes:
+        raise ConfigError(
+            f"batch_size auto was chosen as {size} before, which {processes} processes cannot share evenly; give a "
+            f"number, or delete {stored} to have another job with a size chosen anew."
+        )
     return size

@@ -34,7 +34,7 @@ COCO_NAMES: Mapping[str, str] = {
     "map_small": "mAP, objects below 32 x 32",
     "map_medium": "mAP, objects up to 96 x 96",
     "map_large": "mAP, larger objects",
-    "ar1": "average recall, 1 detection an image",
+    "ar1": "average recall, 1 detection a class and image",
     "ar10": "average recall, 10 detections",
     "ar100": "average recall, 100 detections",
     "ar_small": "average recall, below 32 x 32",
@@ -86,13 +86,14 @@ def report_page(
     visualizer = Visualizer(
         evaluation,
         None if before is None else before.evaluation,
-        ("champion" if before is None else _short(before.model), _short(result.model)),
+        _names(before, result),
     )
     return (
         _environment()
         .get_template("evaluation.html.j2")
         .render(
             result=result,
+            notes=tuple(dict.fromkeys((*(before.notes if before else ()), *result.notes))),
             summary=evaluation.summary,
             compared=compared,
             decision=decision,
@@ -152,7 +153,7 @@ def _verdict(decision: GateDecision | None, compared: Compared | None) -> tuple[
         return None
     change = compared.changes.metrics["map50"]
     return change.verdict, change.unusable or (
-        f"mAP50 {signed(change.difference)}, {compared.changes.level:.0%} interval {signed(change.low)} to "
+        f"mAP50 {signed(change.difference)}, {100 * compared.changes.level:g}% interval {signed(change.low)} to "
         f"{signed(change.high)}. No gate was asked."
     )
 
@@ -225,6 +226,13 @@ def interval(change: Change, *, family: bool = False) -> str:
 
 def count(value: int) -> str:
     return f"{value:,}".replace(",", "\u202f")
+
+
+def _names(before: EvaluationResult | None, after: EvaluationResult) -> tuple[str, str]:
+    """File names, or whole paths where those are the same."""
+    models = after.model if before is None else before.model, after.model
+    short = _short(models[0]), _short(models[1])
+    return models if short[0] == short[1] else short
 
 
 def _short(model: str) -> str:

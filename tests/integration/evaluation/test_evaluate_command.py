@@ -1,6 +1,7 @@
 """`retrain evaluate` and `retrain compare` on a real model, as a person types them."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from flows.cli import main
 from retrain.dataset.manager import DatasetManager
+from retrain.errors import BadInput
 from retrain.evaluation.evaluation import Evaluation
 from tests.integration.evaluation.conftest import Models
 
@@ -114,6 +116,10 @@ def test_speed_is_shown_when_asked_for(models: Models, coco_folder: Path, retrai
         ("evaluate --model {model} --test-data v1.0.0/test", "There is no test data 'v1.0.0'"),
         ("evaluate --model {model} --test-data {data} --metrics map,mapp", "Unknown metrics 'mapp'"),
         ("evaluate --model {model} --test-data {data} --json /nowhere/x.json", "there is no folder /nowhere"),
+        (
+            "evaluate --model {model} --test-data {data} --json /tmp/a --save /tmp/a",
+            "Two results cannot both",
+        ),
         ("compare {model} --test-data {data}", "two models or more"),
     ],
 )
@@ -124,3 +130,60 @@ def test_a_mistake_is_one_line(arguments, said, models: Models, coco_folder: Pat
     assert errors.startswith("error: ")
     assert errors.count("\n") == 1
     assert said in errors
+
+
+def test_a_page_that_cannot_be_written_costs_none_of_the_scores(
+    models: Models, coco_folder: Path, tmp_path: Path, retrain, monkeypatch
+) -> None:
+    def broken(*_: object, **__: object) -> str:
+        raise BadInput("Image 0001.png cannot be read any more.")
+
+    monkeypatch.setattr("retrain.evaluation.report.page.report_page", broken)
+    kept, page = tmp_path / "result.json", tmp_path / "page.html"
+    asked = [
+        "evaluate",
+        "--model",
+        models.folder,
+        "--test-data",
+        coco_folder,
+        "--json",
+        kept,
+        "--report",
+        page,
+    ]
+
+    code, shown, errors = retrain(*asked)
+
+    assert (code, errors) == (1, "error: Image 0001.png cannot be read any more.\n")
+    assert f"mAP50 {json.loads(kept.read_text())['summary']['map50']:.4f}" in shown
+    assert not page.exists()
+
+
+def test_what_cannot_be_judged_is_shown_as_a_dash(
+    models: Models, versions: DatasetManager, tmp_path: Path, retrain
+) -> None:
+    asked = ["compare", models.folder, models.other, "--test-data", "v1.0.0/train"]
+
+    code, shown, _ = retrain(*asked, "--datasets", versions.repository.folder)
+
+    assert code == 0
+    assert "[-, -] invalid" in shown
+    assert "nan" not in shown
+
+
+def test_a_link_or_a_pipe_is_not_replaced_by_a_file(
+    models: Models, coco_folder: Path, tmp_path: Path, retrain
+) -> None:
+    kept, link, pipe = tmp_path / "kept.json", tmp_path / "link.json", tmp_path / "pipe"
+    kept.write_text("kept")
+    link.symlink_to(kept)
+    os.mkfifo(pipe)
+
+    for target in (link, pipe):
+        code, shown, errors = retrain(
+            "evaluate", "--model", models.folder, "--test-data", coco_folder, "--json", target
+        )
+
+        assert (code, shown) == (1, "")
+        assert errors == f"error: Cannot write {target}: it is a link or a device; name an ordinary file.\n"
+    assert (kept.read_text(), link.is_symlink(), pipe.is_fifo()) == ("kept", True, True)

@@ -94,6 +94,39 @@ def test_it_is_pycocotools_own_number_crowds_and_stated_areas_included(
         assert each.metrics["map_small"] == pytest.approx(oracle.stats[3], abs=1e-9)
 
 
+@pytest.mark.parametrize(("crowd", "objects"), [(True, 46), (False, 47), (1, 46), (0, 47), (None, 47)])
+def test_a_crowd_is_one_by_0_or_1(coco_folder: Path, tmp_path: Path, crowd: object, objects: int) -> None:
+    data = open_data(_with(coco_folder, tmp_path, iscrowd=crowd), images=coco_folder / "test")
+
+    assert sum(len(item.truth) - sum(item.crowd or ()) for item in data.items) == objects - 4
+
+
+def test_a_crowd_in_words_is_a_label_that_cannot_be_used(coco_folder: Path, tmp_path: Path) -> None:
+    """A text "0" would be true, so the object would silently not count."""
+    data = open_data(_with(coco_folder, tmp_path, iscrowd="0"), images=coco_folder / "test")
+
+    assert "needs 0 or 1 as iscrowd, got '0'" in data.notes[0]
+
+
+def test_data_without_any_class_is_refused(coco_folder: Path, tmp_path: Path) -> None:
+    content = json.loads((coco_folder / "annotations" / "instances_test.json").read_text())
+    (tmp_path / "truth.json").write_text(json.dumps({**content, "annotations": [], "categories": []}))
+    (tmp_path / "found.json").write_text("[]")
+
+    with pytest.raises(BadInput, match="There are no classes"):
+        ModelEvaluator(
+            tmp_path / "found.json", tmp_path / "truth.json", images=coco_folder / "test"
+        ).evaluate()
+
+
+def _with(coco_folder: Path, tmp_path: Path, **changed: object) -> Path:
+    """The labels with the first object changed."""
+    content = json.loads((coco_folder / "annotations" / "instances_test.json").read_text())
+    content["annotations"][0] |= changed
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    return tmp_path / "truth.json"
+
+
 def test_the_same_images_in_yolo_and_in_a_version_give_the_same_scores(
     models: Models, yolo_folder: Path, versions: DatasetManager
 ) -> None:

@@ -171,3 +171,16 @@ def test_another_word_is_an_error(rectangles: dict[str, Any], tmp_path: Path) ->
         ConfigError, match="batch_size must be a whole number of at least 1, or auto, got 'most'"
     ):
         TrainingOrchestrator(tmp_path).job_id({**rectangles, "batch_size": "most"})
+
+
+def test_a_stored_size_that_other_processes_cannot_share_is_told_with_its_file(
+    rectangles: dict[str, Any], tmp_path: Path, memory: Callable[..., list[int]]
+) -> None:
+    memory(100_000 * MEBI)
+    size = size_of(rectangles, tmp_path, num_processes=1)
+    assert size % 3
+
+    with pytest.raises(
+        ConfigError, match=rf"auto was chosen as {size} before, which 3 .*batch-sizes.*chosen anew"
+    ):
+        size_of(rectangles, tmp_path, num_processes=3)

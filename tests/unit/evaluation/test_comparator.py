@@ -103,6 +103,17 @@ def test_images_without_objects_give_no_verdict(evaluation_of):
     assert "no object" in result.reason
 
 
+def test_precision_of_a_model_that_finds_nothing_is_not_blamed_on_the_images(evaluation_of):
+    one = evaluation_of(1.0)
+    silent = replace(one, predictions=one.predictions.only(np.zeros(0, dtype=np.int64)))
+
+    for champion, challenger, who in ((one, silent, "challenger"), (silent, one, "champion")):
+        change = ModelComparator(champion, challenger).compare().metrics["precision"]
+
+        assert change.verdict == "invalid"
+        assert f"What the {who} found defines no value" in change.unusable
+
+
 def test_objects_in_too_few_recordings_give_no_verdict(evaluation_of):
     def emptied(evaluation):
         first = np.flatnonzero(evaluation.truth.group_of == 0)

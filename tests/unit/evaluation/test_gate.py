@@ -2,6 +2,7 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -390,3 +391,14 @@ def test_what_cannot_be_compared_is_invalid_with_the_reason(change, training, sa
 
 def test_near_duplicates_among_test_images_alone_are_no_overlap():
     assert TrainingImages(["x"], {"0001": "a", "0002": "a"}).overlap(["0001", "0002"]) is None
+
+
+def test_a_policy_of_classes_alone_passes_nothing_when_every_class_is_too_rare():
+    champion, _ = pair()
+    nothing = replace(champion, predictions=champion.predictions.only(np.zeros(0, dtype=np.int64)))
+    policy = GatePolicy.of({"max_loss": {"per_class": {"margin": 0.05, "min_objects": 10_000}}})
+
+    decision = decide_evidence(gather(champion, nothing, policy, {}, training=None), policy)
+
+    assert decision.verdict == "invalid"
+    assert "none has 10000 objects" in decision.reasons[-1]

@@ -46,6 +46,7 @@ def test_a_policy_of_slices_alone_judges_nothing_else():
         ({"minimum": {"groups": 4}}, "minimum.groups: Input should be greater than or equal to 5, got 4"),
         ({"limits": {"size_mb": 0}}, "limits.size_mb: Input should be greater than 0"),
         ({"operating_point": {"min_recall": "high"}}, "operating_point.min_recall"),
+        ({"resamples": 10**9}, "resamples: Input should be less than or equal to 100000"),
         ({"level": 95}, "level: Input should be less than 1, got 95"),
         ({"must_improve": []}, "needs a rule in must_improve or max_loss"),
     ],
@@ -99,6 +100,30 @@ def test_what_has_to_be_measured_is_what_has_a_limit():
     assert GatePolicy.of(LEAST).asked_limits == ()
     limits = {"size_mb": 1, "latency_ratio": 2}
     assert GatePolicy.of({**LEAST, "limits": limits}).asked_limits == ("latency_ratio", "size_mb")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "must_improve: [{metric: map50}]\nmax_loss: {overall: {recall: 0.1}}\nmust_improve: [{metric: f1}]\n",
+        "must_improve: [{metric: map50}]\nmax_loss: {overall: {map50: 0.01}, overall: {recall: 0.5}}\n",
+    ],
+)
+def test_a_key_written_twice_is_an_error_because_the_first_would_be_lost(tmp_path, text):
+    file = tmp_path / "policy.yaml"
+    file.write_text(text)
+
+    with pytest.raises(ConfigError, match=r"policy\.yaml is not YAML: the key '\w+' is there twice"):
+        GatePolicy.read(file)
+
+
+def test_a_metric_that_is_right_elsewhere_is_not_proposed_again():
+    with pytest.raises(ConfigError) as caught:
+        GatePolicy.of({"max_loss": {"per_slice": {"night": {"f1": 0.1}}}})
+
+    assert "unknown 'f1'" in str(caught.value)
+    assert "did you mean 'f1'" not in str(caught.value)
+    assert "'map50' or 'map50_95'" in str(caught.value)
 
 
 def test_a_folder_is_no_policy(tmp_path):

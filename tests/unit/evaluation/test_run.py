@@ -175,3 +175,86 @@ def test_images_are_told_apart_by_their_brightness_too():
     assert result.truth.images == ("image-1", "image-2", "known")
     assert [each["brightness"] for each in result.truth.attributes] == [1.0, 2.0, "dusk"]
     assert result.truth.attributes[2]["camera"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("image", 10_000, "image 10000"),
+        ("image", -1, "image -1"),
+        ("label", 99, "class 99"),
+        ("scores", float("nan"), "score nan"),
+        ("scores", 9.0, r"score 9\.0"),
+        ("boxes", [float("nan")] * 4, "box"),
+        ("boxes", [50, 50, 0, 0], "box"),
+        ("image", 10**30, "too large"),
+    ],
+)
+def test_a_stored_detection_that_cannot_be_is_refused(tmp_path, evaluation_of, column, value, said):
+    path = tmp_path / "evaluation.json"
+    evaluation_of(0.7).save(path)
+    document = json.loads(path.read_bytes())
+    document["predictions"][column][0] = value
+    path.write_text(json.dumps(document))
+
+    with pytest.raises(BadInput, match=f"is not a stored evaluation .*{said}"):
+        Evaluation.load(path)
+
+
+def test_stored_detections_that_were_cut_or_put_in_another_order_are_refused(tmp_path, evaluation_of):
+    path = tmp_path / "evaluation.json"
+    evaluation_of(0.7).save(path)
+    stored = json.loads(path.read_bytes())
+    found = stored["predictions"]
+    for changed in (
+        {**found, "scores": found["scores"][:-1]},
+        {name: column[::-1] for name, column in found.items()},
+    ):
+        path.write_text(json.dumps({**stored, "predictions": changed}))
+        with pytest.raises(BadInput, match=r"unequal length|another order"):
+            Evaluation.load(path)
+
+
+@pytest.mark.parametrize("confidence", [7, float("nan"), "0.25"])
+def test_a_stored_confidence_that_cannot_be_is_refused(tmp_path, evaluation_of, confidence):
+    path = tmp_path / "evaluation.json"
+    evaluation_of(0.7).save(path)
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "confidence": confidence}))
+
+    with pytest.raises(BadInput, match="is not a stored evaluation"):
+        Evaluation.load(path)
+
+
+def test_a_folder_or_endless_brackets_are_no_evaluation(tmp_path):
+    (tmp_path / "deep.json").write_bytes(b"[" * 100_000)
+
+    with pytest.raises(BadInput, match="is not a stored evaluation"):
+        Evaluation.load(tmp_path / "deep.json")
+    with pytest.raises(BadInput, match="cannot be read: Is a directory"):
+        Evaluation.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [([[0, 0, 9, 9]], [1.5]), ([[0, 0, 9, 9]], [-0.5]), ([[9, 9, 0, 0]], [0.5])]
+)
+def test_a_score_or_box_that_cannot_be_is_refused(wrong):
+    boxes, scores = (np.array(values, dtype=float) for values in wrong)
+    found = Detections(boxes, np.zeros(1, dtype=np.int64), scores)
+
+    with pytest.raises(BadInput, match="outside \\[0, 1\\] or a box turned inside out"):
+        evaluate(lambda images, **_: [found] * len(images), items(2), ["a"])
+
+
+def test_what_coco_leaves_out_as_too_large_is_refused_instead_of_counted_here_and_not_there():
+    huge = [[0, 0, 2e5, 2e5]]
+    labelled = [replace(item, truth=Annotations.of(huge, [0])) for item in items(1)]
+    found = [Detections.of(huge, [0], [0.9])]
+
+    with pytest.raises(
+        BadInput, match=r"has an object of 4e\+10 square pixels; COCO counts none above 1e\+10"
+    ):
+        evaluate(lambda *_, **__: [Detections.empty()], labelled, ["a"])
+    with pytest.raises(BadInput, match=r"A detection has a box of 4e\+10 square pixels"):
+        evaluate(lambda *_, **__: found, items(1), ["a"])
+    with pytest.raises(BadInput, match="an object of -3 square pixels"):
+        evaluate(perfect, [replace(item, areas=[-3.0] * len(item.truth)) for item in items(1)], ["a"])

@@ -125,3 +125,12 @@ def test_all_slices_are_valid_json_and_do_not_depend_on_order():
     assert [each.to_json() for each in one] == [each.to_json() for each in again]
     assert {each.attribute for each in one} == {"camera", "light", "object size", CROWDING}
     json.dumps([each.to_json() for each in one], allow_nan=False)
+
+
+def test_an_endless_number_is_unknown_and_one_too_large_for_a_float_is_a_name():
+    endless = by_attribute(with_attribute([float("inf"), *range(1, 12)]), "it")
+    large = by_attribute(with_attribute([10**400, *range(1, 12)]), "it")
+
+    assert endless.slice_of[0] == -1
+    assert "nan" not in " ".join(endless.values)
+    assert len(large.values) == 12

@@ -1,6 +1,8 @@
 import base64
 import io
 import re
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -123,6 +125,58 @@ def test_nothing_found_and_everything_found_are_drawn(quality):
     page = report_page(result("a.pt", quality, 0), pixels)
 
     assert "nan" not in said(page)
+
+
+@pytest.mark.parametrize("classes", [("$\\frac{", "$$"), ("_", "__")])
+def test_names_are_drawn_as_they_are_written(classes):
+    """Not as formulas, and not left out of the legend."""
+    one, other = (result(classes[1], 0.8, seed, classes) for seed in (0, 1))
+
+    with warnings.catch_warnings():
+        # Of a legend that matplotlib finds no label for.
+        warnings.simplefilter("error")
+        page = report_page(one, pixels, other)
+
+    assert classes[0] in page
+
+
+def test_an_attribute_that_is_known_of_no_image_is_no_slice():
+    one = result("a.pt", 0.8, 0)
+    truth = one.evaluation.truth
+    unknown = tuple({**each, "weather": None, "hour": float("nan")} for each in truth.attributes)
+    blank = replace(one, evaluation=replace(one.evaluation, truth=replace(truth, attributes=unknown)))
+
+    page = report_page(blank, pixels)
+
+    assert "weather" not in page
+    assert "cam 1" in page
+
+
+def test_notes_of_both_models_are_shown_and_equal_ones_once():
+    one, other = (replace(result("m", 0.8, seed), notes=("same", f"of {seed}")) for seed in (0, 1))
+
+    page = report_page(one, None, other)
+
+    assert [page.count(f'<p class="warn">{note}</p>') for note in ("same", "of 0", "of 1")] == [1, 1, 1]
+
+
+def test_models_of_the_same_file_name_are_told_apart_by_their_folders(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "retrain.evaluation.report.page.Visualizer",
+        lambda one, before, names: drawn.append(names) or Visualizer(one, before, names),
+    )
+    for before, after in (("a/best.pt", "b/best.pt"), ("a/old.pt", "b/new.pt")):
+        report_page(result(after, 0.8, 0), None, result(before, 0.8, 1))
+
+    assert drawn == [("a/best.pt", "b/best.pt"), ("old.pt", "new.pt")]
+
+
+def test_the_level_of_the_intervals_is_not_rounded():
+    page = report_page(result("b", 0.9, 0), None, result("a", 0.8, 1), level=0.975)
+
+    assert "Intervals at 97.5% from" in page
+    assert ", 97.5% interval" in page
 
 
 def test_images_without_objects_are_drawn():
