@@ -77,8 +77,8 @@ def publish_evaluation(
 
 def _markdown(decision: GateDecision, page: str) -> str:
     rows = [
-        f"| {_cell(rule.rule)} | {rule.verdict} | {_number(rule.value)} | {_number(rule.low)} to {_number(rule.high)} | "
-        f"{_number(rule.limit)} |"
+        f"| {_cell(rule.rule)} | {rule.verdict} | {_number(rule.value)} "
+        f"| {_number(rule.low)} to {_number(rule.high)} | {_number(rule.limit)} |"
         for rule in decision.rules
     ]
     return "\n".join(

@@ -137,8 +137,6 @@ class GatePolicy:
             raise ConfigError(f"The policy {path} cannot be read: {error.strerror}.") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
         return cls.of(settings, str(path))
 
     def to_json(self) -> dict[str, Any]:

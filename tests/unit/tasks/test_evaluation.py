@@ -164,14 +164,14 @@ def test_limits_that_were_not_measured_for_are_no_part_of_a_stage_that_is_done(h
         evaluated(home, {"size_mb": 1})
 
 
-def test_what_was_evaluated_is_known_by_camera_and_by_who_labelled_it_and_by_nothing_else(home):
+def test_what_was_evaluated_is_known_by_camera_by_who_labelled_it_and_by_brightness_alone(home):
     evaluated(home)
 
     truth = saved_evaluation(home, "cycle-manual", "champion").truth
     cameras = dict(zip(truth.images, (each.get("camera") for each in truth.attributes), strict=True))
     slices = camera_slices(home, "v1.1.0")
     assert len(truth.images) == 12
-    assert {key for each in truth.attributes for key in each} == {"camera", "source"}
+    assert {key for each in truth.attributes for key in each} == {"brightness", "camera", "source"}
     assert {name: len(ids) for name, ids in slices.items()} == {"camera: north": 4, "camera: south": 4}
     assert {cameras[image] for image in slices["camera: north"]} == {"north"}
     assert [item.load().shape for item in test_items(home, "v1.1.0")] == [(16, 24, 3)] * 12
