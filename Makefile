@@ -25,7 +25,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
-demo: $(STAMP) ## run the whole loop on real digits: drift, collect, label, retrain, promote (about 6 minutes)
+demo: $(STAMP) ## run the whole loop on real digits: drift, collect, label, retrain, promote (about 8 minutes)
 	@$(BIN)/retrain demo
 
 test: $(STAMP) ## run every test
