@@ -26,12 +26,12 @@ from retrain.config_sections import (
     Mlflow,
     Model,
     Orchestration,
-    Section,
     Serving,
     Simulation,
     Storage,
     Training,
 )
+from retrain.config_values import Section
 from retrain.environment import expanded, home
 from retrain.errors import ConfigError
 

@@ -7,7 +7,8 @@ from rich.console import Console
 
 from flows.trigger_command import show_replay, show_shortages, show_triggers
 from retrain.config import RetrainConfig
-from retrain.config_sections import DataCollection, Section
+from retrain.config_sections import DataCollection
+from retrain.config_values import Section
 from retrain.data_collection.triggers.crossings import mark_emitted, record_crossing
 from retrain.data_collection.triggers.policy import TriggerPolicy
 from retrain.errors import BadInput, ConfigError
