@@ -17,6 +17,7 @@ from tasks.dataset import build_version, lay_out, plan_cycle
 from tasks.evaluation import evaluate_models, gate
 from tasks.resources import build_resources
 from tasks.serving import promote, register_release
+from tasks.thresholds import fit_serving_thresholds
 from tasks.training import train
 
 
@@ -61,12 +62,13 @@ def run_cycle(work: CycleWork) -> Mapping[str, Any]:
     version = build_version(work, plan)
     folders = lay_out(work, version, plan["known_version"])
     training = train(work, version, folders, plan["champion"])
-    comparisons = evaluate_models(work, plan, version, training)
+    confidence = fit_serving_thresholds(work, version, training)
+    comparisons = evaluate_models(work, plan, version, training, confidence)
     decision = gate(work, plan, version, training, comparisons)
     counts = {name: len(labels[name]) for name in ("auto", "human", "left_out")}
     outcome = {"version": version["name"], "labels": counts, "gate": decision}
     if not decision["passed"]:
         return finish_cycle(work, "kept_champion", outcome)
-    release = register_release(work, training, version, plan["champion"])
+    release = register_release(work, training, version, plan["champion"], confidence)
     served = promote(work, plan, release, decision)
     return finish_cycle(work, "promoted", {**outcome, "release": release, "served": served})

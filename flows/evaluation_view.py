@@ -39,10 +39,7 @@ def show_result(result: EvaluationResult, console: Console) -> None:
     )
     _show_speed([result], console)
     _show_notes(result.notes, console)
-    _say(
-        console,
-        protocol_line(result.evaluation.protocol, f"{result.served.confidence:g}", result.served.origin),
-    )
+    _say(console, protocol_line(result.evaluation.protocol, str(result.served), result.served.origin))
 
 
 def show_comparison(compared: ComparedModels, console: Console) -> None:
@@ -78,7 +75,7 @@ def write_json(document: Mapping[str, Any], target: Path | None) -> None:
 
 
 def _confidences(compared: ComparedModels) -> tuple[str, str]:
-    served = dict.fromkeys((f"{one.served.confidence:g}", one.served.origin) for one in compared.results)
+    served = dict.fromkeys((str(one.served), one.served.origin) for one in compared.results)
     return ", ".join(value for value, _ in served), ", ".join(dict.fromkeys(origin for _, origin in served))
 
 

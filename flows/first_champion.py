@@ -13,6 +13,7 @@ from tasks.cycle import cycle_work, finish_cycle
 from tasks.dataset import lay_out
 from tasks.resources import build_resources
 from tasks.serving import register_release, serve_first
+from tasks.thresholds import fit_serving_thresholds
 from tasks.training import train
 
 
@@ -43,7 +44,8 @@ def first_champion_flow(version: str, config: RetrainConfig | None = None) -> Ma
             return dict(work.cycle.record.outcome or {})
         folders = lay_out(work, described, None)
         training = train(work, described, folders, None)
-        release = register_release(work, training, described, None)
+        confidence = fit_serving_thresholds(work, described, training)
+        release = register_release(work, training, described, None, confidence)
         served = serve_first(work, release)
         return finish_cycle(work, "promoted", {"version": described, "release": release, "served": served})
 

@@ -300,7 +300,10 @@ class Training(Section):
 
 class Evaluation(Section):
     confidence: Fraction = 0.25
-    """Operating point at which precision and recall are read."""
+    """Score from which a box is served, and at which precision and recall are read; with a rule in `thresholds`, only
+    where val has too few objects to fit one."""
+    thresholds: Literal["fixed", "f1", "lrp"] = "fixed"
+    """`fixed`: `confidence` for all classes. Else by class, fitted on val: that of best F1 or of least LRP error."""
     resamples: Annotated[Integer, Field(ge=200)] = 1000
     """Bootstrap resamples of recordings."""
     level: Annotated[Number, Field(gt=0.5, lt=1)] = 0.95

@@ -15,9 +15,11 @@ from retrain.evaluation.comparator import Comparison, compare
 from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.gate import decide
 from retrain.evaluation.run import EvaluationItem, evaluate
+from retrain.evaluation.served_confidence import ServedConfidence, lowest, plain
+from retrain.serving.release import read_release
 from tasks.costs import measure_costs
 from tasks.cycle import CycleWork
-from tasks.evaluation_data import COSTS, NEW, evaluation_file, test_items, test_slices
+from tasks.evaluation_data import COSTS, NEW, evaluation_file, judged_items, test_slices
 from tasks.evaluation_report import publish_evaluation
 from tasks.gate_evidence import EvaluatedCycle
 from tasks.gate_rules import gate_policy, own_policy
@@ -29,20 +31,29 @@ _DRAWN = 0.25
 
 @task(name="evaluate", timeout_seconds=24 * 3600, **RETRYING)
 def evaluate_models(
-    work: CycleWork, plan: Mapping[str, Any], version: Mapping[str, Any], training: Mapping[str, Any]
+    work: CycleWork,
+    plan: Mapping[str, Any],
+    version: Mapping[str, Any],
+    training: Mapping[str, Any],
+    confidence: ServedConfidence,
 ) -> Mapping[str, Any]:
-    """Both models on the version's test split, compared per slice with an interval; and what a policy limits."""
+    """Both models on the version's test split, compared per slice with an interval; and what a policy limits.
+
+    Args:
+        confidence: from which the challenger would be served; that of the champion is in its release.
+    """
     policy = own_policy(work.resources.config)
 
     def run() -> dict[str, Any]:
         resources, settings = work.resources, work.resources.config.evaluation
         slices = test_slices(resources, version["name"], plan["known_version"])
-        items = test_items(resources, version["name"])
+        items = judged_items(resources, version["name"])
         folders = {
             "champion": resources.releases.fetch(plan["champion"]),
             "challenger": model_folder(resources, training),
         }
-        results = {name: _evaluate(work, folder, items) for name, folder in folders.items()}
+        served = {"champion": plain(read_release(folders["champion"]).thresholds), "challenger": confidence}
+        results = {name: _evaluate(work, folder, items, served[name]) for name, folder in folders.items()}
         for name, result in results.items():
             result.save(evaluation_file(resources, work.cycle.id, name))
         comparisons = {
@@ -60,7 +71,7 @@ def evaluate_models(
         _show_example([item for item in items if item.image_id == told_apart], folders)
         output: dict[str, Any] = {name: one.to_json() for name, one in comparisons.items()}
         if policy is not None and policy.asked_limits:
-            costs = measure_costs(folders, items, policy, settings.confidence)
+            costs = measure_costs(folders, items, policy, min(map(lowest, served.values())))
             output[COSTS] = costs.to_json(policy.level)
         return output
 
@@ -69,6 +80,8 @@ def evaluate_models(
         "champion": plan["champion"],
         "job": training["job_id"],
     }
+    if isinstance(confidence, Mapping):
+        inputs["served"] = dict(confidence)
     if policy is not None and policy.asked_limits:
         inputs["limits"] = list(policy.asked_limits)
     return work.cycle.stage("evaluate", inputs, run)
@@ -102,12 +115,13 @@ def gate(
     return work.cycle.stage("gate", inputs, run)
 
 
-def _evaluate(work: CycleWork, folder: Any, items: list[EvaluationItem]) -> Evaluation:
+def _evaluate(
+    work: CycleWork, folder: Any, items: list[EvaluationItem], confidence: ServedConfidence
+) -> Evaluation:
     from retrain.detector import Detector
 
-    config = work.resources.config
-    detector = Detector.load(folder)
-    return evaluate(detector.predict, items, config.model.classes, confidence=config.evaluation.confidence)
+    classes = work.resources.config.model.classes
+    return evaluate(Detector.load(folder).predict, items, classes, confidence=confidence)
 
 
 def _most_different(results: Mapping[str, Evaluation], ids: list[str]) -> str | None:

@@ -75,7 +75,8 @@ def learnt_images(resources: Resources, name: str, known_version: str) -> set[st
     return {item.image for version in versions for item in version.items if item.split != "test"}
 
 
-def test_items(resources: Resources, name: str) -> list[EvaluationItem]:
+def judged_items(resources: Resources, name: str, split: str = "test") -> list[EvaluationItem]:
+    """Images of a version's split that no model labelled."""
     # It loads all dataset formats, which most tasks do without.
     from retrain.evaluation.labelled_data import version_items
 
@@ -83,10 +84,10 @@ def test_items(resources: Resources, name: str) -> list[EvaluationItem]:
     # The rest of the metadata, such as where an image was taken, is no business of a stored evaluation.
     return [
         replace(item, attributes={key: item.attributes[key] for key in _ATTRIBUTES if key in item.attributes})
-        for item in version_items(resources.datasets, version, _judged(version))
+        for item in version_items(resources.datasets, version, _judged(version, split))
     ]
 
 
-def _judged(version: DatasetVersion) -> list[DatasetItem]:
+def _judged(version: DatasetVersion, split: str = "test") -> list[DatasetItem]:
     # A label that the champion made would be marked right by the champion.
-    return [item for item in version.items if item.split == "test" and item.source != "auto"]
+    return [item for item in version.items if item.split == split and item.source != "auto"]

@@ -10,8 +10,9 @@ from retrain.evaluation.gate import GateDecision
 from retrain.evaluation.result import EvaluationResult, Served
 from retrain.storage.files import write_whole
 from tasks.cycle import CycleWork
-from tasks.evaluation_data import saved_evaluation, test_items
+from tasks.evaluation_data import judged_items, saved_evaluation
 
+_ORIGIN = {"champion": "its release", "challenger": "the cycle's configuration or val"}
 _SHARED = "evaluation_without_pictures.html"
 
 
@@ -42,7 +43,7 @@ def publish_evaluation(
     # Drawing takes matplotlib, which most tasks do without.
     from retrain.evaluation.report.page import report_page
 
-    resources, settings = work.resources, work.resources.config.evaluation
+    resources = work.resources
     digests = {"champion": plan["champion"], "challenger": training["weights_sha256"]}
     pair = {who: saved_evaluation(resources, work.cycle.id, who) for who in digests}
     champion, challenger = (
@@ -54,11 +55,11 @@ def publish_evaluation(
             data=f"{version['name']}/test",
             evaluation=evaluation,
             asked=(),
-            served=Served(settings.confidence, "evaluation.confidence"),
+            served=Served(evaluation.confidence, _ORIGIN[who]),
         )
         for who, evaluation in pair.items()
     )
-    load = {item.image_id: item.load for item in test_items(resources, version["name"])}
+    load = {item.image_id: item.load for item in judged_items(resources, version["name"])}
     page = resources.evaluation_page(work.cycle.id)
     draw = partial(
         report_page,

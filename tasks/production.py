@@ -16,7 +16,6 @@ from retrain.serving.router import Router
 from retrain.simulation.traffic import Frame
 from tasks.resources import PRODUCTION_START, Resources
 
-_SHOWN_SCORE = 0.25
 _SAME_OBJECT_IOU = 0.5
 
 
@@ -25,7 +24,7 @@ class Observation:
     """One answered frame, judged by the simulator's truth (which production itself does not have).
 
     Attributes:
-        f1: of the boxes shown, at IoU 0.5.
+        f1: of the boxes that its release accepts, at IoU 0.5.
     """
 
     camera: str
@@ -109,7 +108,7 @@ class Production:
             frame.drifted,
             answer.digest,
             taken,
-            _f1(frame, answer.detections),
+            _f1(frame, answer.accepted),
             time.time(),
         )
 
@@ -157,8 +156,7 @@ def rolling(observations: list[Observation], camera: str, window: int) -> Iterat
         yield mine[end - 1].index, float(np.mean([one.f1 for one in mine[end - window : end]]))
 
 
-def _f1(frame: Frame, detections: Detections) -> float:
-    shown = detections.above(_SHOWN_SCORE)
+def _f1(frame: Frame, shown: Detections) -> float:
     truth = frame.annotations
     overlap = iou_matrix(shown.boxes, truth.boxes)
     overlap[shown.classes[:, None] != truth.classes[None, :]] = 0.0

@@ -19,11 +19,13 @@ from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.evidence import Evidence
 from retrain.evaluation.gate import GateDecision, decide
 from retrain.evaluation.policy import GatePolicy
+from retrain.evaluation.served_confidence import plain, shown_confidence
 from tasks.costs import weights_bytes
 from tasks.evaluation_data import COSTS, recorded_comparisons, recorded_costs, saved_evaluation, test_slices
 from tasks.gate_evidence import EvaluatedCycle
 from tasks.gate_rules import gate_policy
 from tasks.resources import Resources
+from tasks.thresholds import ON_VAL, fitted_confidences
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,18 @@ def _train(recorded: _Recorded) -> str:
     return f"weights hash to {weights_digest}; the MLflow run is finished; best epoch {output['best_epoch']}"
 
 
+def _thresholds(recorded: _Recorded) -> str:
+    output = recorded.output
+    confidences, rule = output["confidences"], output["rule"]
+    if not output["images"]:
+        _same("the thresholds", dict.fromkeys(confidences, output["otherwise"]), confidences)
+        return f"val has no image that people labelled; every class is served from {output['otherwise']:g}"
+    evaluation = saved_evaluation(recorded.resources, recorded.cycle_id, ON_VAL)
+    again = fitted_confidences(evaluation, rule, output["otherwise"])
+    _same("the thresholds", confidences, again)
+    return f"fitted again by {rule} to the stored detections in val, equal: {shown_confidence(plain(again))}"
+
+
 def _evaluate(recorded: _Recorded) -> str:
     champion, challenger = (
         saved_evaluation(recorded.resources, recorded.cycle_id, who) for who in ("champion", "challenger")
@@ -248,9 +262,12 @@ def _decided_again(recorded: _Recorded) -> GateDecision:
 
 def _register(recorded: _Recorded) -> str:
     output, resources = recorded.output, recorded.resources
-    lineage = resources.releases.open(output["digest"]).lineage
+    release = resources.releases.open(output["digest"])
+    lineage = release.lineage
     _same("what made the release", recorded.cycle_id, lineage.created_from)
     _same("the training job of the release", recorded.outputs["train"]["job_id"], lineage.training_job)
+    if (fitted := recorded.outputs.get("thresholds")) is not None:
+        _same("the thresholds of the release", fitted["confidences"], dict(release.thresholds))
     number = resources.registry.version_of(resources.model, output["digest"])
     _same("the registered version of the release", output["model_version"], number)
     return f"release {output['digest'][:12]} re-hashed; MLflow has it as version {number}"
@@ -294,6 +311,7 @@ _CHECKS: Mapping[str, Callable[[_Recorded], str]] = {
     "version": _version,
     "layout": _layout,
     "train": _train,
+    "thresholds": _thresholds,
     "evaluate": _evaluate,
     "gate": _gate,
     "register": _register,

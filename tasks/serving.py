@@ -7,6 +7,7 @@ from typing import Any
 from prefect import get_run_logger, task
 
 from retrain.errors import Conflict, LeaseLost, NotFound, RetrainError, Unavailable
+from retrain.evaluation.served_confidence import ServedConfidence
 from retrain.serving.release import Lineage
 from retrain.serving.route import RouteRecord, wait_until_served
 from retrain.storage.leases import Lease
@@ -18,16 +19,18 @@ from tasks.retrying import RETRYING
 
 @task(name="register release", timeout_seconds=1800, **RETRYING)
 def register_release(
-    work: CycleWork, training: Mapping[str, Any], version: Mapping[str, Any], parent: str | None
+    work: CycleWork,
+    training: Mapping[str, Any],
+    version: Mapping[str, Any],
+    parent: str | None,
+    confidence: ServedConfidence,
 ) -> Mapping[str, Any]:
-    """Publish the trained model as a release and register it as the challenger."""
+    """Publish the trained model as a release that serves boxes from `confidence`, and register it as the challenger."""
 
     def register() -> dict[str, Any]:
         resources = work.resources
         lineage = Lineage(version["name"], version["digest"], training["job_id"], parent, work.cycle.id)
-        digest = resources.releases.publish(
-            model_folder(resources, training), lineage, thresholds=resources.config.evaluation.confidence
-        )
+        digest = resources.releases.publish(model_folder(resources, training), lineage, thresholds=confidence)
         tags = {"retrain.dataset": version["name"], "retrain.cycle": work.cycle.id}
         number = resources.registry.register(
             resources.model, digest, training["model_uri"], training["run_id"], tags

@@ -8,6 +8,8 @@ from prefect import task
 from retrain.evaluation.comparator import Comparison, compare
 from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.run import EvaluationItem, evaluate
+from retrain.evaluation.served_confidence import plain
+from retrain.serving.release import read_release
 from retrain.simulation.traffic import FLEET, Camera, Frame, TrafficSimulator
 from tasks.production import encode
 from tasks.resources import Resources
@@ -90,14 +92,14 @@ def heldout_frames(resources: Resources) -> dict[str, list[Frame]]:
 def _evaluate_release(resources: Resources, digest: str) -> dict[str, Evaluation]:
     from retrain.detector import Detector
 
-    config = resources.config
-    detector = Detector.load(resources.releases.fetch(digest))
+    folder = resources.releases.fetch(digest)
+    detector = Detector.load(folder)
     return {
         condition: evaluate(
             detector.predict,
             [_item(frame) for frame in frames],
-            config.model.classes,
-            confidence=config.evaluation.confidence,
+            resources.config.model.classes,
+            confidence=plain(read_release(folder).thresholds),
         )
         for condition, frames in heldout_frames(resources).items()
     }

@@ -10,6 +10,7 @@ from retrain.errors import BadInput
 from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.json_ready import json_ready
 from retrain.evaluation.matching import IOU_THRESHOLDS, match
+from retrain.evaluation.served_confidence import ServedConfidence
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class ConfusionMatrix:
 
     classes: tuple[str, ...]
     counts: IntArray
-    confidence: float
+    confidence: ServedConfidence
     iou: float
 
     @property
@@ -49,7 +50,7 @@ class ConfusionMatrix:
 
 
 def confusion_matrix(
-    evaluation: Evaluation, *, confidence: float | None = None, iou: float = 0.5
+    evaluation: Evaluation, *, confidence: ServedConfidence | None = None, iou: float = 0.5
 ) -> ConfusionMatrix:
     """Best score first, each detection takes the free object of *any* class that it overlaps most.
 
@@ -69,8 +70,8 @@ def confusion_matrix(
     if not len(at):
         raise BadInput(f"iou must be one of {IOU_THRESHOLDS.round(2).tolist()}, got {iou}.")
     confidence = evaluation.confidence if confidence is None else confidence
-    truth, predictions, matches = evaluation.truth, evaluation.predictions, evaluation.matches
-    keep = matches.counted & ~matches.ignored[:, at[0]] & (predictions.scores >= confidence)
+    truth, predictions = evaluation.truth, evaluation.predictions
+    keep = evaluation.served_from(confidence) & ~evaluation.matches.ignored[:, at[0]]
     real = ~truth.crowd
     label, predicted = truth.label[real], predictions.label[keep]
     any_class = match(

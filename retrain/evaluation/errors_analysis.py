@@ -97,7 +97,7 @@ class ErrorAnalyzer:
     def __init__(self, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
         self._truth, self._predictions = evaluation.truth, evaluation.predictions
-        self._served = evaluation.matches.counted & (self._predictions.scores >= evaluation.confidence)
+        self._served = evaluation.served
 
     @cached_property
     def types(self) -> Tide:
@@ -223,7 +223,7 @@ def per_image_counts(evaluation: Evaluation) -> IntArray:
     """True positives, false positives and false negatives of each image at the served confidence, shape (images, 3)."""
     truth, predictions, matches = evaluation.truth, evaluation.predictions, evaluation.matches
     n_images = len(truth.images)
-    keep = matches.counted & ~matches.ignored[:, 0] & (predictions.scores >= evaluation.confidence)
+    keep = evaluation.served & ~matches.ignored[:, 0]
     hits = matches.hits[:, 0]
     right = np.bincount(predictions.image[keep & hits], minlength=n_images)
     wrong = np.bincount(predictions.image[keep & ~hits], minlength=n_images)

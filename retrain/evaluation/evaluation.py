@@ -13,7 +13,8 @@ from retrain.evaluation.matching import Matches, match
 from retrain.evaluation.metrics import MetricCalculator, MetricSummary
 from retrain.evaluation.predictions import Predictions
 from retrain.evaluation.protocol import EvaluationProtocol
-from retrain.evaluation.truth import Truth
+from retrain.evaluation.served_confidence import ServedConfidence, limits
+from retrain.evaluation.truth import BoolArray, Truth
 from retrain.storage.files import write_whole
 
 _FORMAT = 2
@@ -25,17 +26,27 @@ class Evaluation:
 
     Attributes:
         protocol: how it was asked.
-        confidence: that it is served with; the operating point of precision, recall and F1.
+        confidence: from which boxes are served; the operating point of precision, recall and F1.
     """
 
     truth: Truth
     predictions: Predictions
     protocol: EvaluationProtocol
-    confidence: float
+    confidence: ServedConfidence
 
     @cached_property
     def matches(self) -> Matches:
         return match(self.truth, self.predictions)
+
+    @cached_property
+    def served(self) -> BoolArray:
+        """Detections that count at `confidence`, shape (detections,)."""
+        return self.served_from(self.confidence)
+
+    def served_from(self, confidence: ServedConfidence) -> BoolArray:
+        """Detections that would count at another confidence, shape (detections,)."""
+        enough = limits(confidence, self.truth.classes)[self.predictions.label]
+        return self.matches.counted & (self.predictions.scores >= enough)
 
     @cached_property
     def calculator(self) -> MetricCalculator:
@@ -93,8 +104,7 @@ class Evaluation:
                 raise BadInput("its images or objects were changed")
             if len(loaded.truth.attributes) != len(loaded.truth.images):
                 raise BadInput("it has not as many attributes as images")
-            if not 0 <= loaded.confidence <= 1:
-                raise BadInput(f"its confidence is {loaded.confidence}")
+            limits(loaded.confidence, loaded.truth.classes)
             loaded.predictions.check(loaded.truth)
         except FileNotFoundError as error:
             raise NotFound(f"No evaluation at {path}; run the evaluate stage first.") from error

@@ -18,6 +18,7 @@ from retrain.evaluation.predictions_file import read_predictions
 from retrain.evaluation.protocol import EvaluationProtocol
 from retrain.evaluation.result import ComparedModels, Difference, EvaluationResult, Served
 from retrain.evaluation.run import evaluate
+from retrain.evaluation.served_confidence import plain
 from retrain.evaluation.speed import SpeedPlan, SpeedReport, measure_speed
 from retrain.evaluation.truth import Truth
 
@@ -135,7 +136,7 @@ class ModelEvaluator:
             confidence=served.confidence,
             on_progress=lambda done: self._told(model.name, done, total),
         )
-        notes = [*self.data.notes, *served.notes]
+        notes = list(self.data.notes)
         if mapping.dropped:
             shown = ", ".join(mapping.dropped[:10]) + (", …" if len(mapping.dropped) > 10 else "")
             notes.append(
@@ -178,16 +179,7 @@ class ModelEvaluator:
         if self._confidence is not None:
             return Served(self._confidence, "asked for")
         limits = {} if model is None else model.thresholds
-        if not limits:
-            return Served(_DEFAULT_CONFIDENCE, "default")
-        low, high = min(limits.values()), max(limits.values())
-        if low == high:
-            return Served(low, "release")
-        note = (
-            f"The release is served with a threshold for each class, {low:g} to {high:g}; precision, recall and F1 are "
-            "at the lowest for all."
-        )
-        return Served(low, "release, lowest of its classes", (note,))
+        return Served(plain(limits), "release") if limits else Served(_DEFAULT_CONFIDENCE, "default")
 
     def _speed(self, models: Sequence[EvaluatedModel]) -> dict[str, SpeedReport]:
         chosen = self.data.items[: self._speed_plan.images]

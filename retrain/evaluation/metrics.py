@@ -13,7 +13,8 @@ from retrain.evaluation.average_precision import AveragePrecision, ClassPool, me
 from retrain.evaluation.coco import CocoNumbers, coco_numbers
 from retrain.evaluation.matching import IOU_THRESHOLDS, Matches
 from retrain.evaluation.predictions import Predictions
-from retrain.evaluation.truth import Truth
+from retrain.evaluation.served_confidence import ServedConfidence, limits
+from retrain.evaluation.truth import BoolArray, Truth
 
 _AGREEMENT = 1e-6
 
@@ -55,7 +56,7 @@ class MetricSummary:
     precision: float
     recall: float
     f1: float
-    confidence: float
+    confidence: ServedConfidence
     best_f1: float
     best_confidence: float
     classes: Mapping[str, ClassScores]
@@ -104,7 +105,7 @@ class MetricCalculator:
             return AveragePrecision(self._pools)
         return AveragePrecision(pools(self._truth, self._predictions, self._matches, units))
 
-    def summary(self, confidence: float) -> MetricSummary:
+    def summary(self, confidence: ServedConfidence) -> MetricSummary:
         """All numbers.
 
         Args:
@@ -115,14 +116,16 @@ class MetricCalculator:
         """
         coco = coco_numbers(self._truth, self._predictions)
         self._agree(coco)
-        together = [_counted(pool) for pool in self._pools]
+        enough = limits(confidence, self._truth.classes)
+        together = [_counted(pool, limit) for pool, limit in zip(self._pools, enough, strict=True)]
         all_at_once = _Counted(
             np.concatenate([one.scores for one in together]),
             np.concatenate([one.hits for one in together]),
+            np.concatenate([one.served for one in together]),
             sum(one.objects for one in together),
         )
-        each = [_class_scores(one, confidence, ap) for one, ap in zip(together, coco.per_class, strict=True)]
-        overall = _class_scores(all_at_once, confidence, np.full(len(IOU_THRESHOLDS), np.nan))
+        each = [_class_scores(one, ap) for one, ap in zip(together, coco.per_class, strict=True)]
+        overall = _class_scores(all_at_once, np.full(len(IOU_THRESHOLDS), np.nan))
         return MetricSummary(
             coco=coco.stats,
             precision=overall.precision,
@@ -140,7 +143,7 @@ class MetricCalculator:
 
     def pr_curve(self, class_index: int) -> PrCurve:
         """Precision over recall of one class, for plots."""
-        counted = _counted(self._pools[class_index])
+        counted = _counted(self._pools[class_index], limit=0.0)
         if not counted.objects:
             return PrCurve(np.zeros(0), np.zeros(0), np.zeros(0))
         hits = np.cumsum(counted.hits)
@@ -165,17 +168,18 @@ class _Counted:
 
     scores: FloatArray
     hits: IntArray
+    served: BoolArray
     objects: int
 
 
-def _counted(pool: ClassPool) -> _Counted:
+def _counted(pool: ClassPool, limit: float) -> _Counted:
     keep = ~pool.ignored[:, 0]
-    return _Counted(pool.scores[keep], pool.hits[keep, 0].astype(np.int64), int(pool.objects.sum()))
+    scores = pool.scores[keep]
+    return _Counted(scores, pool.hits[keep, 0].astype(np.int64), scores >= limit, int(pool.objects.sum()))
 
 
-def _class_scores(counted: _Counted, confidence: float, ap: FloatArray) -> ClassScores:
-    served = counted.scores >= confidence
-    right, made = int(counted.hits[served].sum()), int(served.sum())
+def _class_scores(counted: _Counted, ap: FloatArray) -> ClassScores:
+    right, made = int(counted.hits[counted.served].sum()), int(counted.served.sum())
     best_f1, best_confidence = _best_f1(counted)
     return ClassScores(
         ap50=float(ap[0]),

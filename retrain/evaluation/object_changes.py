@@ -119,8 +119,7 @@ def object_changes(
 
 def _looked_at(one: Evaluation) -> tuple[IntArray, IntArray]:
     """Of each object, whether it was found, and by which detection; -1 where by none. A crowd is never found."""
-    truth, predictions, matches = one.truth, one.predictions, one.matches
-    served = matches.counted & (predictions.scores >= one.confidence)
+    truth, predictions, matches, served = one.truth, one.predictions, one.matches, one.served
     state, by = np.full(len(truth), _MISSED), np.full(len(truth), -1)
     # Other classes first, so that finding overrules.
     free = served & (matches.object_of[:, 0] < 0)

@@ -106,7 +106,7 @@ class PairedDraws:
     def _served(self, one: Evaluation) -> tuple[IntArray, IntArray]:
         """Right and all detections of each group."""
         matches, predictions = one.matches, one.predictions
-        keep = matches.counted & ~matches.ignored[:, 0] & (predictions.scores >= one.confidence)
+        keep = one.served & ~matches.ignored[:, 0]
         unit = self._units[predictions.image]
         right = np.bincount(unit[keep & matches.hits[:, 0]], minlength=self.n_groups)
         return right, np.bincount(unit[keep], minlength=self.n_groups)

@@ -9,6 +9,7 @@ from typing import Any
 from retrain.evaluation.asked_metrics import values_of
 from retrain.evaluation.comparator import Comparison
 from retrain.evaluation.evaluation import Evaluation
+from retrain.evaluation.served_confidence import ServedConfidence, shown_confidence
 from retrain.evaluation.speed import SpeedReport
 
 
@@ -16,9 +17,11 @@ from retrain.evaluation.speed import SpeedReport
 class Served:
     """The operating point of precision, recall and F1, and where it comes from."""
 
-    confidence: float
+    confidence: ServedConfidence
     origin: str
-    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return shown_confidence(self.confidence)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class EvaluationResult:
         return (
             f"{self.model} on {self.data}: mAP50-95 {shown(summary.map50_95)}, mAP50 {shown(summary.map50)}; "
             f"precision {shown(summary.precision)} and recall {shown(summary.recall)} at confidence "
-            f"{self.served.confidence:g} ({summary.n_images} images, {summary.n_groups} recordings, "
+            f"{self.served} ({summary.n_images} images, {summary.n_groups} recordings, "
             f"{summary.n_objects} objects)."
         )
 

@@ -12,6 +12,7 @@ from retrain.errors import BadInput
 from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.predictions import Predictions
 from retrain.evaluation.protocol import EvaluationProtocol
+from retrain.evaluation.served_confidence import ServedConfidence
 from retrain.evaluation.truth import LabelledImage, Truth
 
 Image = NDArray[np.uint8]
@@ -49,7 +50,7 @@ def evaluate(
     *,
     protocol: EvaluationProtocol | None = None,
     batch_size: int = 16,
-    confidence: float = 0.25,
+    confidence: ServedConfidence = 0.25,
     on_progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Predict every image once, `batch_size` at a time.
@@ -57,7 +58,7 @@ def evaluate(
     Args:
         classes: names, by index; those of the detector are the same.
         protocol: how the detector is asked.
-        confidence: operating point of precision, recall and F1.
+        confidence: from which boxes are served; the operating point of precision, recall and F1.
         on_progress: told how many images are done, after each batch.
 
     Raises:

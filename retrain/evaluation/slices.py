@@ -115,8 +115,7 @@ def slice_scores(evaluation: Evaluation, slicing: Slicing) -> list[SliceScore]:
 def size_scores(evaluation: Evaluation) -> list[SliceScore]:
     """Of small, medium and large objects, in COCO's areas; `map50` by area is not one of COCO's numbers, so NaN."""
     truth, matches, coco = evaluation.truth, evaluation.matches, evaluation.summary.coco
-    served = matches.counted & (evaluation.predictions.scores >= evaluation.confidence)
-    found = matches.found(len(truth), keep=served)
+    found = matches.found(len(truth), keep=evaluation.served)
     nan = float("nan")
     result = []
     for name, (low, high) in list(AREAS.items())[1:]:

@@ -54,19 +54,27 @@ class Thresholds:
     split: str
     truth_digest: str
 
-    def confidences(self, rule: Rule = "f1") -> dict[str, float]:
+    def confidences(
+        self, rule: Rule = "f1", *, fewest: int = 1, otherwise: float | None = None
+    ) -> dict[str, float]:
         """By class; a class that nothing was fitted for has that of all classes together.
 
+        Args:
+            fewest: objects without which nothing counts as fitted.
+            otherwise: of every class, where nothing was fitted for all together.
+
         Raises:
-            BadInput: nothing was fitted for any class, or there is no such rule.
+            BadInput: nothing was fitted for all together and nothing is given otherwise, or there is no such rule.
         """
         if rule not in ("f1", "lrp"):
             raise BadInput(f"rule must be 'f1' or 'lrp', got {rule!r}.")
-        otherwise = _chosen(self.overall, rule)
-        if np.isnan(otherwise):
-            raise BadInput("No threshold can be fitted: there are no objects, or no detections of them.")
-        each = {name: _chosen(one, rule) for name, one in self.classes.items()}
-        return {name: otherwise if np.isnan(value) else value for name, value in each.items()}
+        together = _chosen(self.overall, rule, fewest)
+        if np.isnan(together):
+            if otherwise is None:
+                raise BadInput("No threshold can be fitted: there are no objects, or no detections of them.")
+            together = otherwise
+        each = {name: _chosen(one, rule, fewest) for name, one in self.classes.items()}
+        return {name: together if np.isnan(value) else value for name, value in each.items()}
 
     def to_json(self) -> dict[str, Any]:
         result: dict[str, Any] = json_ready(self)
@@ -116,5 +124,7 @@ def _best(ranked: Ranked) -> ClassThreshold:
     )
 
 
-def _chosen(threshold: ClassThreshold, rule: Rule) -> float:
+def _chosen(threshold: ClassThreshold, rule: Rule, fewest: int) -> float:
+    if threshold.n_objects < fewest:
+        return float("nan")
     return threshold.f1_confidence if rule == "f1" else threshold.lrp_confidence

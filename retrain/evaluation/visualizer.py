@@ -1,7 +1,7 @@
 """Pictures of an evaluation, as PNG."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +16,7 @@ from retrain.evaluation.confusion import confusion_matrix
 from retrain.evaluation.curves import ClassCurves, Curves, curves
 from retrain.evaluation.errors_analysis import ErrorAnalyzer
 from retrain.evaluation.evaluation import Evaluation
+from retrain.evaluation.served_confidence import shown_confidence
 
 # More lines, or names beside a matrix, cannot be told apart.
 _NAMED = 12
@@ -150,7 +151,7 @@ class Visualizer:
         axes.set(
             xlabel="predicted",
             ylabel="true",
-            title=f"confusion at confidence {found.confidence:g}, IoU {found.iou:g}",
+            title=f"confusion at confidence {shown_confidence(found.confidence)}, IoU {found.iou:g}",
         )
         return _png(figure)
 
@@ -172,12 +173,14 @@ class Visualizer:
         return _png(figure)
 
     def _over_confidence(self, name: str, of: Callable[[ClassCurves], FloatArray]) -> bytes:
+        served = self._evaluation.confidence
         return self._lines(
             "confidence",
             name,
             lambda c: (c.operating.confidence, of(c)),
             title=f"{name} over confidence",
-            served=self._evaluation.confidence,
+            # Where each class has its own, one line would be true of none.
+            served=None if isinstance(served, Mapping) else served,
         )
 
     def _lines(

@@ -29,9 +29,15 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Served:
-    """One answer and the release that gave it."""
+    """One answer and the release that gave it.
+
+    Attributes:
+        detections: all boxes, weak ones too: what collection is to be shown.
+        accepted: those that reach the threshold of their class in this release: what an application goes by.
+    """
 
     detections: Detections
+    accepted: Detections
     digest: str
     revision: int
     latency_s: float
@@ -54,8 +60,10 @@ class _Loaded:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def predict(self, image: Image, confidence: float) -> Detections:
+        """Boxes from a confidence on, and from a lower one where a class is accepted from there."""
+        floor = min([confidence, *self.release.thresholds.values()])
         with self.lock:
-            return self.predictor.predict([image], confidence=confidence)[0]
+            return self.predictor.predict([image], confidence=floor)[0]
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ class Router:
         Args:
             load: makes a predictor from a verified release folder.
             replica: unique name of this process in the acknowledgements.
-            confidence: boxes below this score are not returned.
+            confidence: boxes below this score are not returned, unless a class of the release is accepted from there.
             golden: frames a release must answer before it serves; by default one grey frame of its own size.
         """
         self._model, self._routes, self._releases, self._load = model, routes, releases, load
@@ -143,10 +151,11 @@ class Router:
         """
         started = time.perf_counter()
         serving = self._current()
+        release = serving.loaded.release
         detections = serving.loaded.predict(image, self._confidence)
-        return Served(
-            detections, serving.loaded.release.digest, serving.record.revision, time.perf_counter() - started
-        )
+        accepted = release.accepted(detections)
+        latency = time.perf_counter() - started
+        return Served(detections, accepted, release.digest, serving.record.revision, latency)
 
     @property
     def served_digest(self) -> str:

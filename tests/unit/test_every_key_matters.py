@@ -51,6 +51,7 @@ from tasks.reconcile import start_missing_cycles
 from tasks.resources import PRODUCTION_START, Resources
 from tasks.serving import promote, register_release
 from tasks.simulation import heldout_frames, make_first_version
+from tasks.thresholds import fit_serving_thresholds
 from tasks.training import train
 from tests.unit.collection_probes import COLLECTION_CASES, Case, Probe
 from tests.unit.dataset.conftest import build_item, build_version
@@ -310,15 +311,13 @@ def first_version(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
     return images, splits
 
 
-def evaluated(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
-    """Comparisons of the evaluate stage, and the champion's stored scores."""
+def versions_of_two(resources: Resources, patch: pytest.MonkeyPatch, split: str) -> None:
+    """Versions with 12 and 24 images of a split, each with two objects; `Oracle` is the network."""
     patch.setitem(sys.modules, "retrain.detector", SimpleNamespace(Detector=Oracle))
-    patch.setattr("tasks.evaluation.create_table_artifact", MagicMock())
-    patch.setattr("tasks.evaluation.create_image_artifact", MagicMock())
     images = [encode(resources.traffic.frame("dock-a", index).image) for index in range(24)]
     boxes = (10.0, 10.0, 30.0, 30.0), (60.0, 60.0, 90.0, 95.0)
     objects = tuple(LabelledObject(f"o-{at}", 0, box) for at, box in enumerate(boxes))
-    items = [build_item(at, image=content_digest(image), group=f"r{at // 2}", split="test", objects=objects)
+    items = [build_item(at, image=content_digest(image), group=f"r{at // 2}", split=split, objects=objects)
              for at, image in enumerate(images)]  # fmt: skip
     pack = resources.home / "pack.zip"
     with zipfile.ZipFile(pack, "w") as archive:
@@ -328,10 +327,17 @@ def evaluated(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
     resources.__dict__["datasets"] = SimpleNamespace(
         get_version=versions.__getitem__, pack_file=lambda version, digest: pack
     )
+
+
+def evaluated(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
+    """Comparisons of the evaluate stage, and the champion's stored scores."""
+    patch.setattr("tasks.evaluation.create_table_artifact", MagicMock())
+    patch.setattr("tasks.evaluation.create_image_artifact", MagicMock())
+    versions_of_two(resources, patch, "test")
     plan = {"champion": released(resources), "known_version": "v1.0.0"}
     training = {"job_id": "j", "model_folder": model_folder(resources, "challenger").name}
     with open_work(resources, patch) as work:
-        compared = evaluate_models.fn(work, plan, {"name": "v1.1.0"}, training)
+        compared = evaluate_models.fn(work, plan, {"name": "v1.1.0"}, training, 0.25)
         stored = json.loads((resources.home / "cycles" / work.cycle.id / "champion.json").read_bytes())
     return compared, stored["summary"]
 
@@ -358,6 +364,7 @@ def release_thresholds(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
     """Scores from which the registered release calls a box found."""
     resources.__dict__["registry"] = MagicMock()
     resources.registry.register.return_value = "1"
+    versions_of_two(resources, patch, "val")
     training = {
         "job_id": "j",
         "run_id": "r",
@@ -365,7 +372,9 @@ def release_thresholds(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
         "model_folder": model_folder(resources, "trained").name,
     }
     with open_work(resources, patch) as work:
-        release = register_release.fn(work, training, {"name": "v1.0.0", "digest": "d"}, None)
+        version = {"name": "v1.0.0", "digest": "d"}
+        confidence = fit_serving_thresholds.fn(work, version, training)
+        release = register_release.fn(work, training, version, None, confidence)
     return read_release(resources.releases.fetch(release["digest"])).thresholds
 
 
@@ -525,6 +534,7 @@ CASES: dict[str, Case] = {
     "training.mirror_checkpoints": Case(True, training_job),
     "training.export": Case(["pt"], training_job),
     "evaluation.confidence": Case(0.6, release_thresholds),
+    "evaluation.thresholds": Case("f1", release_thresholds),
     "evaluation.resamples": Case(300, evaluated),
     "evaluation.level": Case(0.8, evaluated),
     "evaluation.margin": Case(0.01, gated),

@@ -206,8 +206,11 @@ def test_a_release_is_scored_at_its_own_threshold(models: Models, yolo_folder: P
 
     assert (alike.served.confidence, alike.served.origin) == (0.4, "release")
     assert alike.evaluation.summary.confidence == 0.4
-    assert apart.served.confidence == 0.2
-    assert any("0.2 to 0.5" in note for note in apart.notes)
+    assert apart.evaluation.confidence == {"a": 0.3, "b": 0.2, "c": 0.5}
+    assert "at confidence 0.2 to 0.5 by class" in apart.sentence
+    for name, confidence in apart.evaluation.confidence.items():
+        alone = ModelEvaluator(models.folder, yolo_folder, confidence=confidence).evaluate()
+        assert apart.evaluation.summary.classes[name] == alone.evaluation.summary.classes[name]
     assert (plain.served.confidence, plain.to_json()["confidence_from"]) == (0.25, "default")
     assert asked.served.confidence == 0.1
     assert alike.metrics["recall"] < asked.metrics["recall"]

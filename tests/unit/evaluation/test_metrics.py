@@ -168,6 +168,19 @@ def test_precision_recall_and_f1_are_counted_at_the_served_confidence():
     assert evaluation([found], labelled(truth), 2, confidence=0.2).summary.recall == 1.0
 
 
+def test_each_class_is_counted_at_its_own_served_confidence():
+    truth = Annotations.of([[0, 0, 10, 10], [50, 50, 60, 60]], [0, 1])
+    found = Detections.of([[0, 0, 10, 10], [50, 50, 60, 60], [80, 80, 90, 90]], [0, 1, 1], [0.5, 0.2, 0.3])
+
+    one = evaluation([found], labelled(truth), 2, confidence={"class 0": 0.6, "class 1": 0.2})
+
+    first, second = (one.summary.classes[f"class {index}"] for index in (0, 1))
+    assert (first.recall, first.n_detections) == (0.0, 0)
+    assert (second.precision, second.recall) == (0.5, 1.0)
+    assert (one.summary.precision, one.summary.recall, one.summary.n_detections) == (0.5, 0.5, 2)
+    assert one.summary.to_json()["confidence"] == {"class 0": 0.6, "class 1": 0.2}
+
+
 def test_the_best_f1_is_the_highest_of_all_confidences():
     truth = Annotations.of([[0, 0, 10, 10], [50, 50, 60, 60]], [0, 0])
     boxes = [[0, 0, 10, 10], [80, 80, 90, 90], [50, 50, 60, 60], [20, 80, 30, 90]]

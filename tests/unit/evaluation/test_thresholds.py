@@ -109,6 +109,21 @@ def test_nothing_found_gives_no_threshold():
         fitted.confidences()
 
 
+def test_a_class_of_few_objects_is_served_as_all_together_are_and_all_of_few_as_is_said():
+    few, many = Annotations.of([C], [1]), Annotations.of([A, B], [0, 0])
+    images = labelled(many, many, few)
+    sure = Detections.of([A, B], [0, 0], [0.9, 0.8])
+    fitted = fit_thresholds(evaluation([sure, sure, Detections.of([C], [1], [0.3])], images, 2), "val")
+
+    assert fitted.confidences() == {"class 0": 0.8, "class 1": 0.3}
+    assert fitted.confidences(fewest=2) == {"class 0": 0.8, "class 1": 0.3}
+    assert fitted.overall.f1_confidence == 0.3
+    assert fitted.confidences(fewest=5, otherwise=0.7) == {"class 0": 0.3, "class 1": 0.3}
+    assert fitted.confidences(fewest=6, otherwise=0.7) == {"class 0": 0.7, "class 1": 0.7}
+    with pytest.raises(BadInput, match="No threshold can be fitted"):
+        fitted.confidences(fewest=6)
+
+
 def test_the_order_of_things_changes_nothing():
     found, images = random_world(5, crowds=0.3, grid=8, tied_scores=True)
 

@@ -1,5 +1,6 @@
 import threading
 import time
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -47,6 +48,36 @@ def test_a_started_router_answers_with_the_routes_control(router, old, frame):
     assert answer.revision == 1
     assert answer.detections.scores.tolist() == [0.25]
     assert answer.latency_s > 0
+
+
+def test_an_answer_says_which_boxes_its_own_release_accepts(
+    router, releases, model_folder, lineage, routes, frame
+):
+    strict = {"car": 0.5, "bus": 0.1}
+    old, new = (releases.publish(model_folder(0.4), lineage, limits) for limits in (strict, 0.3))
+    routes.initialise("m", old, now=0.0)
+    router.start()
+
+    before = router.predict(frame)
+    switch(routes, new)
+    eventually(lambda: router.served_digest == new)
+    after = router.predict(frame)
+
+    assert (len(before.detections), len(before.accepted)) == (1, 0)
+    assert after.accepted.scores.tolist() == [0.4]
+
+
+@pytest.mark.parametrize(("accepted_from", "asked"), [(0.25, 0.05), (0.01, 0.01)])
+def test_the_model_is_asked_for_weak_boxes_and_for_all_that_its_release_accepts(
+    routes, releases, model_folder, lineage, frame, accepted_from, asked
+):
+    routes.initialise("m", releases.publish(model_folder(), lineage, accepted_from), now=0.0)
+    predictor = MagicMock()
+    predictor.predict.return_value = [Detections.empty()]
+    with Router("m", routes, releases, lambda folder: predictor, replica="r1") as router:
+        router.predict(frame)
+
+    assert {call.kwargs["confidence"] for call in predictor.predict.call_args_list} == {asked}
 
 
 def test_a_started_router_has_acknowledged_what_it_serves(router, old, routes):

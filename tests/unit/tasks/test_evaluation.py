@@ -22,16 +22,14 @@ from tasks.evaluation_data import (
     FROZEN,
     NEW,
     camera_slices,
+    judged_items,
     recorded_costs,
     saved_evaluation,
-    test_items,
 )
 from tasks.proofs import prove_cycle
 from tasks.resources import Resources
 from tests.unit.dataset.conftest import build_item, build_version, encoded_image
 
-# It is no test, whatever pytest thinks of its name.
-test_items.__test__ = False
 CAMERAS = ("north", "south", None)
 
 
@@ -100,7 +98,7 @@ def model_folder(folder, weights):
     return folder
 
 
-def evaluated(home, limits=None):
+def evaluated(home, limits=None, served=0.5):
     """What the stage records under a policy with these limits; None: without a policy."""
     if limits is not None:
         file = home.home / "policy.yaml"
@@ -108,14 +106,14 @@ def evaluated(home, limits=None):
         home.config = RetrainConfig.model_validate(settings(file))
     champion = model_folder(home.home / "champion", b"a" * 1000)
     model_folder(home.home / "challenger", b"b" * 3000)
-    digest = home.releases.publish(champion, Lineage("v1.0.0", "0" * 64, "j", None, "probe"))
+    digest = home.releases.publish(champion, Lineage("v1.0.0", "0" * 64, "j", None, "probe"), 0.4)
     plan = {"champion": digest, "known_version": "v1.0.0", "parent_version": "v1.0.0", "version": "v1.1.0"}
     training = {"job_id": "j", "model_folder": "challenger", "weights_sha256": ""}
     with LeaseManager(home.state).acquire("cycle-m", 30) as lease:
         cycle = open_cycle(home.state, "m", "manual", "c", lease)
         for stage, output in {"plan": plan, "version": {"name": "v1.1.0"}, "train": training}.items():
             cycle.stage(stage, {}, lambda output=output: output)
-        return evaluate_models.fn(CycleWork(cycle, home), plan, {"name": "v1.1.0"}, training)
+        return evaluate_models.fn(CycleWork(cycle, home), plan, {"name": "v1.1.0"}, training, served)
 
 
 def proof(home):
@@ -164,6 +162,17 @@ def test_limits_that_were_not_measured_for_are_no_part_of_a_stage_that_is_done(h
         evaluated(home, {"size_mb": 1})
 
 
+def test_each_model_is_judged_at_the_confidence_it_is_served_with(home):
+    by_class = {"zero": 0.5, "one": 0.6, "two": 0.7}
+
+    evaluated(home, served=by_class)
+
+    assert saved_evaluation(home, "cycle-manual", "champion").confidence == 0.4
+    assert saved_evaluation(home, "cycle-manual", "challenger").confidence == by_class
+    with pytest.raises(Conflict, match="Stage evaluate of cycle cycle-manual was done for other inputs"):
+        evaluated(home, served={**by_class, "two": 0.8})
+
+
 def test_what_was_evaluated_is_known_by_camera_by_who_labelled_it_and_by_brightness_alone(home):
     evaluated(home)
 
@@ -174,4 +183,4 @@ def test_what_was_evaluated_is_known_by_camera_by_who_labelled_it_and_by_brightn
     assert {key for each in truth.attributes for key in each} == {"brightness", "camera", "source"}
     assert {name: len(ids) for name, ids in slices.items()} == {"camera: north": 4, "camera: south": 4}
     assert {cameras[image] for image in slices["camera: north"]} == {"north"}
-    assert [item.load().shape for item in test_items(home, "v1.1.0")] == [(16, 24, 3)] * 12
+    assert [item.load().shape for item in judged_items(home, "v1.1.0")] == [(16, 24, 3)] * 12

@@ -149,7 +149,7 @@ def test_the_release_of_a_cold_start_names_the_champion_as_its_parent(tmp_path):
     with LeaseManager(resources.state).acquire("cycle-m", 30) as lease:
         cycle = open_cycle(resources.state, "m", "m-samples-1", "c", lease)
         version = {"name": "v1.1.0", "digest": "d"}
-        made = register_release.fn(CycleWork(cycle, resources), trained, version, champion)
+        made = register_release.fn(CycleWork(cycle, resources), trained, version, champion, 0.25)
     resources.state.close()
 
     assert read_release(resources.releases.fetch(made["digest"])).lineage.parent == champion
