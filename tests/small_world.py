@@ -29,7 +29,7 @@ def small_config(**sections):
             "supervised": False,
         },
         "data_collection": {"strategy": "all", "retrain_threshold": WAITING},
-        "evaluation": {"resamples": 200},
+        "evaluation": {"resamples": 200, "thresholds": "f1"},
         "serving": {"poll_s": 0.2, "ack_timeout_s": 30},
     }
     for name, values in sections.items():

@@ -21,6 +21,7 @@ KILL_POINTS = [
     "done:layout",
     "training",
     "done:train",
+    "done:thresholds",
     "done:evaluate",
     "recorded:gate",
     "released",
@@ -78,7 +79,7 @@ def test_a_cycle_killed_at_every_boundary_has_each_effect_exactly_once(world, dr
     assert router.served_digest == cycle.outcome["release"]["digest"] != champion
     assert world.registry.current("squares", "champion").digest == router.served_digest
     assert switches(world) == 1
-    assert len({record.stage for record in stage_records(world.state, cycle.id)}) == 10
+    assert len({record.stage for record in stage_records(world.state, cycle.id)}) == 11
 
 
 def test_a_finished_cycle_started_again_does_nothing(finished_world, driver):

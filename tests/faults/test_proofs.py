@@ -50,7 +50,7 @@ def outputs(world, cycle):
 def test_every_stage_is_compared_with_the_world_again(world, finished):
     # Deciding again from what was stored shows that the gate was forced.
     assert set(broken(world, finished)) == {"gate"}
-    assert len(prove_cycle(world, finished)) == 10
+    assert len(prove_cycle(world, finished)) == 11
     assert {proof.holds for proof in prove_cycle(world, "cycle-squares-first")} == {True}
 
 
@@ -92,6 +92,13 @@ def test_what_was_damaged_since_is_named_by_its_stage(world, finished):
 
     rewrite(world, finished, "register", lambda output: output.update(model_version="7"))
     expect("register", "the registered version of the release")
+
+    rewrite(
+        world, finished, "thresholds", lambda output: output.update(confidences={"even": 0.9, "odd": 0.8})
+    )
+    expect("thresholds", "the thresholds")
+    # The release was not published with these.
+    assert "the thresholds of the release" in broken(world, finished)["register"]
 
     # Versions are read from DVC's cache; the biggest of its files is a pack.
     cached = (path for path in (world.datasets_path / ".dvc" / "cache").rglob("*") if path.is_file())

@@ -45,7 +45,17 @@ def test_a_burst_of_fifty_crossings_becomes_one_finished_cycle_through_event_and
     assert [run["created_by"]["type"] for run in runs_for(stack, trigger)] == ["AUTOMATION"]
     assert len(list_cycles(world.state)) == 2  # the one that made the first champion, and this
     done = [record.stage for record in stage_records(world.state, cycle.id)]
-    assert done == ["plan", "select", "annotate", "version", "layout", "train", "evaluate", "gate"]
+    assert done == [
+        "plan",
+        "select",
+        "annotate",
+        "version",
+        "layout",
+        "train",
+        "thresholds",
+        "evaluate",
+        "gate",
+    ]
     assert world.datasets.versions() == ["v1.0.0", "v1.1.0"]
     assert len(world.ledger.entries("squares")) == 1
 
