@@ -29,7 +29,14 @@ def show_cycle(state: StateStore, cycle_id: str, console: Console) -> None:
     for record in records:
         if record.stage == "layout" and record.output.get("replay", {}).get("rows"):
             console.print(replay_table(record.output["replay"]))
+        if record.stage == "thresholds":
+            console.print(_thresholds(record.output), markup=False)
     console.print(Pretty(cycle.outcome))
+
+
+def _thresholds(fitted: Mapping[str, Any]) -> str:
+    each = ", ".join(f"{name} {score:.3g}" for name, score in fitted["confidences"].items())
+    return f"served from {each} ({fitted['rule']} on {fitted['images']} images of val)"
 
 
 def replay_table(replay: Mapping[str, Any]) -> Table:

@@ -13,14 +13,16 @@ COLUMNS = ["label", "camera", "old", "replayed"]
 
 @pytest.fixture
 def shown(tmp_path):
-    """What is printed of a cycle whose layout recorded this replay."""
+    """What is printed of a cycle whose layout recorded this replay, and which fitted thresholds if any are given."""
 
-    def show(rows):
+    def show(rows, fitted=None):
         state = open_state(f"sqlite:///{tmp_path / 'state.db'}")
         with LeaseManager(state).acquire("cycle-m", 30) as lease:
             cycle = open_cycle(state, "m", "m-samples-1", "c", lease)
             replay = {"columns": COLUMNS, "rows": rows}
             cycle.stage("layout", {}, lambda: {"train": ["a"], "val": "b", "replay": replay})
+            if fitted is not None:
+                cycle.stage("thresholds", {}, lambda: fitted)
         printed = io.StringIO()
         show_cycle(state, cycle.id, Console(file=printed, width=200))
         state.close()
@@ -42,3 +44,10 @@ def test_a_first_cycle_has_nothing_to_train_on_again(shown):
 
     assert COLUMNS not in lines
     assert ["layout"] in [line[:1] for line in lines]
+
+
+def test_it_says_what_each_class_is_served_from(shown):
+    confidences = {"[bold]person": 0.61234, "van": 0.3}
+    lines = shown([], {"rule": "f1", "otherwise": 0.25, "images": 120, "confidences": confidences})
+
+    assert "served from [bold]person 0.612, van 0.3 (f1 on 120 images of val)".split() in lines
