@@ -82,6 +82,7 @@ def confusion_matrix(
             boxes=truth.boxes[real],
             crowd=truth.crowd[real],
             area=truth.area[real],
+            sizes=truth.sizes[real],
         ),
         replace(
             predictions,
@@ -89,6 +90,7 @@ def confusion_matrix(
             label=np.zeros_like(predicted),
             boxes=predictions.boxes[keep],
             scores=predictions.scores[keep],
+            sizes=predictions.sizes[keep],
         ),
         limit=len(predictions) + 1,
     )
