@@ -31,6 +31,38 @@ def test_a_crowd_in_words_is_a_label_that_cannot_be_used(coco_folder: Path, tmp_
     assert "needs 0 or 1 as iscrowd, got '0'" in data.notes[0]
 
 
+def test_the_size_of_a_box_is_the_one_that_the_file_states(coco_folder: Path, tmp_path: Path) -> None:
+    data = open_data(
+        _with(coco_folder, tmp_path, bbox=[0.3, 6.1, 0.1, 10], area=None), images=coco_folder / "test"
+    )
+
+    item = next(each for each in data.items if len(each.truth))
+    assert item.truth.boxes[0].tolist() == [0.3, 6.1, 0.3 + 0.1, 6.1 + 10]
+    assert item.sizes is not None
+    assert item.areas is not None
+    assert item.sizes[0] == (0.1, 10) != (0.3 + 0.1 - 0.3, 6.1 + 10 - 6.1)
+    assert item.areas[0] == 0.1 * 10
+
+
+def test_a_box_in_our_own_note_has_its_own_size(coco_folder: Path, tmp_path: Path) -> None:
+    box = (0.3, 6.1, 0.4, math.nextafter(16.1, 17))
+    changed = {"bbox": [0.3, 6.1, 0.1, 10], "area": None, "retrain": {"box": box}}
+    data = open_data(_with(coco_folder, tmp_path, **changed), images=coco_folder / "test")
+
+    item = next(each for each in data.items if len(each.truth))
+    assert item.truth.boxes[0].tolist() == list(box)
+    assert item.sizes is not None
+    assert item.sizes[0] == (0.4 - 0.3, box[3] - 6.1)
+
+
+def test_a_negative_size_is_a_label_that_cannot_be_used_however_small(
+    coco_folder: Path, tmp_path: Path
+) -> None:
+    data = open_data(_with(coco_folder, tmp_path, bbox=[9, 9, 5, -1e-20]), images=coco_folder / "test")
+
+    assert "has a bbox of negative size" in data.notes[0]
+
+
 def _with(coco_folder: Path, tmp_path: Path, **changed: object) -> Path:
     """The labels with the first object changed."""
     content = json.loads((coco_folder / "annotations" / "instances_test.json").read_text())
