@@ -29,7 +29,7 @@ def may_be_sizes(boxes: FloatArray, sizes: FloatArray) -> NDArray[np.bool_]:
         own = own_sizes(boxes)
         largest = np.maximum(np.maximum(np.abs(boxes[:, :2]), np.abs(boxes[:, 2:])), own)
         near = np.abs(sizes - own) <= np.finfo(np.float64).eps * largest
-    return np.asarray((near & np.isfinite(sizes) & (sizes >= 0)).all(axis=1))
+    return np.asarray((near & np.isfinite(own) & (sizes >= 0)).all(axis=1))
 
 
 def sizes_to_json(boxes: FloatArray, sizes: FloatArray) -> dict[str, Any]:

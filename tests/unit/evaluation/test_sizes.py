@@ -6,7 +6,7 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrain.boxes import Annotations
+from retrain.boxes import Annotations, Detections
 from retrain.errors import BadInput
 from retrain.evaluation.confusion import confusion_matrix
 from retrain.evaluation.evaluation import Evaluation
@@ -16,7 +16,7 @@ from retrain.evaluation.ranked import ranked_by_class
 from retrain.evaluation.sizes import may_be_sizes, own_sizes
 from retrain.evaluation.tide import Tide
 from retrain.evaluation.truth import LabelledImage, Truth
-from tests.unit.evaluation.worlds import by_pycocotools, random_world
+from tests.unit.evaluation.worlds import by_pycocotools, evaluation, random_world
 
 # The detection is the left half of the object; told by corners alone it is a bit less.
 X, Y, WIDTH, HALF, HEIGHT = 6.1, 0.1, 10.0, 5.0, 0.2
@@ -63,6 +63,23 @@ def test_confusion_curves_and_types_of_error_use_the_stated_sizes():
     assert confusion_matrix(one).counts.tolist() == [[3, 0], [0, 0]]
     assert ranked_by_class(one)[0].iou.min() >= 0.5
     assert Tide(one).errors.counts["localisation"] == 0
+
+
+def test_objects_in_crowds_do_not_shift_the_sizes_of_others():
+    crowd = LabelledImage("0", "0", Annotations.of([[0, 0, 90, 90]], [0]), [True])
+    images = [crowd, LabelledImage("1", "1", Annotations.of([OBJECT], [0]))]
+
+    one = evaluation([Detections.empty(), Detections.of([OBJECT], [0], [0.9])], images, 1)
+
+    assert confusion_matrix(one).counts.tolist() == [[1, 0], [0, 0]]
+
+
+def test_a_slice_keeps_the_stated_sizes():
+    part = half_found().only(["1"])
+
+    assert part.truth.sizes.tolist() == [[WIDTH, HEIGHT]]
+    assert part.predictions.sizes.tolist() == [[HALF, HEIGHT]]
+    assert part.summary.map50 == pytest.approx(1.0)
 
 
 def test_areas_are_those_of_the_stated_sizes():
@@ -182,6 +199,11 @@ def test_sizes_that_cannot_be_those_of_the_boxes_are_refused(size, tmp_path):
     (tmp_path / "one.json").write_text(json.dumps(stored))
     with pytest.raises(BadInput, match=r"is not a stored evaluation .*a detection has the size"):
         Evaluation.load(tmp_path / "one.json")
+
+
+@pytest.mark.parametrize("box", [[0, 0, np.inf, 1], [-np.inf, 0, np.inf, 1], [0, 0, np.nan, 1]])
+def test_a_box_without_end_has_no_size(box):
+    assert not may_be_sizes(np.array([box], dtype=float), np.array([[5.0, 1.0]])).any()
 
 
 def test_a_negative_size_too_small_to_turn_the_box_is_refused():
