@@ -202,6 +202,7 @@ def draw_truth(world: World, rng: np.random.Generator) -> tuple[Truth, np.ndarra
         boxes=np.zeros((n, 4)),
         crowd=np.zeros(n, dtype=bool),
         area=np.zeros(n),
+        sizes=np.zeros((n, 2)),
     )
     return truth, ease + 0.8 * rng.normal(size=n)
 
@@ -226,7 +227,9 @@ def found_by(
     object_of = object_of[order]
     result = Evaluation(
         truth,
-        Predictions(image[order], label[order], np.zeros((len(image), 4)), scores[order]),
+        Predictions(
+            image[order], label[order], np.zeros((len(image), 4)), scores[order], np.zeros((len(image), 2))
+        ),
         EvaluationProtocol(),
         0.25,
     )

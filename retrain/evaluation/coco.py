@@ -58,15 +58,15 @@ def _evaluator(truth: Truth, predictions: Predictions) -> Any:
         categories,
         truth.image,
         truth.label,
-        _corner_and_size(truth.boxes),
+        _corner_and_size(truth),
         area=truth.area,
         iscrowd=truth.crowd,
     )
     rows = np.column_stack(
-        [predictions.image, _corner_and_size(predictions.boxes), predictions.scores, predictions.label]
+        [predictions.image, _corner_and_size(predictions), predictions.scores, predictions.label]
     )
     return hotcoco.COCOeval(true, true.load_res(rows), "bbox")
 
 
-def _corner_and_size(boxes: FloatArray) -> FloatArray:
-    return np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
+def _corner_and_size(side: Truth | Predictions) -> FloatArray:
+    return np.hstack([side.boxes[:, :2], side.sizes])

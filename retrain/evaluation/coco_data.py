@@ -36,6 +36,7 @@ class CocoImage:
     objects: Annotations
     crowd: tuple[bool, ...]
     areas: tuple[float, ...]
+    sizes: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class _Entry:
     labels: list[int] = field(default_factory=list)
     crowd: list[bool] = field(default_factory=list)
     areas: list[float] = field(default_factory=list)
+    sizes: list[tuple[float, float]] = field(default_factory=list)
 
 
 def read_coco(document: Document, images: Tree) -> CocoLabels:
@@ -110,8 +112,14 @@ def _add_object(
         raise BadInput(f"is for image {shown(image)}, which is not in the list of images")
     if not isinstance(category, int) or category not in categories:
         raise BadInput(f"has category {shown(category)}, which is not in the list of categories")
-    x1, y1, x2, y2 = box(annotation, read_note(annotation, ObjectNote) or ObjectNote())
-    if x2 < x1 or y2 < y1:
+    note = read_note(annotation, ObjectNote) or ObjectNote()
+    corners = box(annotation, note)
+    if corners == note.box:
+        x1, y1, x2, y2 = corners
+        width, height = x2 - x1, y2 - y1
+    else:
+        width, height = map(float, annotation["bbox"][2:])
+    if width < 0 or height < 0:
         raise BadInput(f"has a bbox of negative size: {shown(annotation['bbox'])}")
     crowd = annotation.get("iscrowd") or 0
     if crowd not in (0, 1):
@@ -119,14 +127,22 @@ def _add_object(
         raise BadInput(f"needs 0 or 1 as iscrowd, got {shown(crowd)}")
     area = optional_count(annotation, "area")
     if (entry := entries[image]) is not None:
-        entry.boxes.append((x1, y1, x2, y2))
+        entry.boxes.append(corners)
         entry.labels.append(categories[category])
         entry.crowd.append(bool(crowd))
-        entry.areas.append((x2 - x1) * (y2 - y1) if area is None else area)
+        entry.areas.append(width * height if area is None else area)
+        entry.sizes.append((width, height))
 
 
 def _image(key: int | str, entry: _Entry) -> CocoImage:
     objects = Annotations.of(entry.boxes, entry.labels)
     return CocoImage(
-        key, entry.image_id, entry.path, entry.note, objects, tuple(entry.crowd), tuple(entry.areas)
+        key,
+        entry.image_id,
+        entry.path,
+        entry.note,
+        objects,
+        tuple(entry.crowd),
+        tuple(entry.areas),
+        tuple(entry.sizes),
     )

@@ -83,6 +83,7 @@ def confusion_matrix(
             boxes=truth.boxes[real],
             crowd=truth.crowd[real],
             area=truth.area[real],
+            sizes=truth.sizes[real],
         ),
         replace(
             predictions,
@@ -90,6 +91,7 @@ def confusion_matrix(
             label=np.zeros_like(predicted),
             boxes=predictions.boxes[keep],
             scores=predictions.scores[keep],
+            sizes=predictions.sizes[keep],
         ),
         limit=len(predictions) + 1,
     )

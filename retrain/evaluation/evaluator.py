@@ -13,7 +13,6 @@ from retrain.evaluation.comparator import compare
 from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.labelled_data import LabelledData, open_data
 from retrain.evaluation.models import EvaluatedModel, digest_of, open_model
-from retrain.evaluation.predictions import Predictions
 from retrain.evaluation.predictions_file import read_predictions
 from retrain.evaluation.protocol import EvaluationProtocol
 from retrain.evaluation.result import ComparedModels, Difference, EvaluationResult, Served
@@ -157,10 +156,9 @@ class ModelEvaluator:
         )
 
     def _of_file(self, path: Path, protocol: EvaluationProtocol) -> EvaluationResult:
-        found = read_predictions(path, self.data)
         truth = Truth.of([item.labelled for item in self.data.items], self.data.classes)
         served = self._served(None)
-        evaluation = Evaluation(truth, Predictions.of(truth, found), protocol, served.confidence)
+        evaluation = Evaluation(truth, read_predictions(path, self.data, truth), protocol, served.confidence)
         _ = evaluation.summary
         note = "Confidence, overlap and number of boxes are what the file's maker chose, not the protocol's."
         return EvaluationResult(

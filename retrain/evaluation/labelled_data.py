@@ -196,6 +196,7 @@ def _item_of_coco(image: CocoImage) -> EvaluationItem:
         image.objects,
         image.crowd,
         image.areas,
+        image.sizes,
         _attributes(image.note.metadata, image.note.source),
     )
 

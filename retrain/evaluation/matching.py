@@ -101,19 +101,19 @@ def overlapping(
     detection = np.repeat(np.arange(len(own)), count)
     offset = np.arange(len(detection)) - np.repeat(np.cumsum(count) - count, count)
     obj = by_key[first[detection] + offset]
-    return detection, obj, iou_of_pairs(predictions.boxes[detection], truth.boxes[obj], truth.crowd[obj])
+    return detection, obj, iou_of_pairs(predictions, truth, detection, obj)
 
 
-def iou_of_pairs(found: FloatArray, true: FloatArray, crowd: BoolArray) -> FloatArray:
-    """Of each pair of rows; of a crowd, the share of the detection that lies in it."""
+def iou_of_pairs(predictions: Predictions, truth: Truth, detection: IntArray, obj: IntArray) -> FloatArray:
+    """Of pairs of a detection and an object, by rows; of a crowd, the share of the detection that lies in it."""
     # To the last bit as pycocotools, which is given corner and size: a threshold may be met exactly.
     (corner_a, size_a), (corner_b, size_b) = (
-        (boxes[:, :2], boxes[:, 2:] - boxes[:, :2]) for boxes in (found, true)
+        (side.boxes[rows, :2], side.sizes[rows]) for side, rows in ((predictions, detection), (truth, obj))
     )
     sides = np.minimum(corner_a + size_a, corner_b + size_b) - np.maximum(corner_a, corner_b)
     shared = np.where((sides > 0).all(axis=1), sides[:, 0] * sides[:, 1], 0.0)
     area_a, area_b = size_a[:, 0] * size_a[:, 1], size_b[:, 0] * size_b[:, 1]
-    union = np.where(crowd, area_a, area_a + area_b - shared)
+    union = np.where(truth.crowd[obj], area_a, area_a + area_b - shared)
     shares: FloatArray = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
     return shares
 

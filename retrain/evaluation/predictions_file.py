@@ -1,16 +1,17 @@
 """COCO results, `predictions.json` as Ultralytics and others write it, in the place of a model."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
+import numpy as np
 
-from retrain.boxes import Detections
 from retrain.errors import BadInput
 from retrain.evaluation.labelled_data import LabelledData
+from retrain.evaluation.predictions import Predictions
+from retrain.evaluation.truth import Truth
 
 _NAMED = 5
 
@@ -22,10 +23,13 @@ class _Entry(msgspec.Struct, frozen=True):
     score: float
 
 
-def read_predictions(path: Path, data: LabelledData) -> dict[str, Detections]:
-    """Detections by image, for every image of the data; images that the file does not name have none.
+def read_predictions(path: Path, data: LabelledData, truth: Truth) -> Predictions:
+    """What the file says of the images of the data; in those that it does not name nothing was found.
 
     An image is named by its COCO id, its path, or its file name with or without the suffix.
+
+    Args:
+        truth: of the data.
 
     Raises:
         BadInput: not COCO results, or images or categories that are not in the data; all are counted, some named.
@@ -40,21 +44,22 @@ def read_predictions(path: Path, data: LabelledData) -> dict[str, Detections]:
         ) from error
     keys = _keys(data)
     _refuse_unknown(path, entries, keys, data)
-    rows: dict[str, list[tuple[list[float], int, float]]] = {item.image_id: [] for item in data.items}
-    for number, entry in enumerate(entries):
-        x, y, width, height = entry.bbox
-        if not all(map(math.isfinite, entry.bbox)) or width < 0 or height < 0 or not 0 <= entry.score <= 1:
-            raise BadInput(
-                f"{path}: entry {number} needs a bbox x, y, width, height and a score in [0, 1], got {entry.bbox} and "
-                f"{entry.score}."
-            )
-        row = [x, y, x + width, y + height], data.categories[entry.category_id], entry.score
-        rows[keys[str(entry.image_id)]].append(row)
-    return {image: _detections(found) for image, found in rows.items()}
-
-
-def _detections(rows: list[tuple[list[float], int, float]]) -> Detections:
-    return Detections.of([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
+    bbox = np.array([entry.bbox for entry in entries], dtype=np.float64).reshape(-1, 4)
+    scores = np.array([entry.score for entry in entries], dtype=np.float64)
+    corner, sizes = bbox[:, :2], bbox[:, 2:]
+    with np.errstate(over="ignore"):
+        boxes = np.hstack([corner, corner + sizes])
+    right = np.isfinite(boxes).all(axis=1) & (sizes >= 0).all(axis=1) & (scores >= 0) & (scores <= 1)
+    if not right.all():
+        number = int(right.argmin())
+        raise BadInput(
+            f"{path}: entry {number} needs a bbox x, y, width, height and a score in [0, 1], got "
+            f"{entries[number].bbox} and {entries[number].score}."
+        )
+    rows = {image: row for row, image in enumerate(truth.images)}
+    image = np.array([rows[keys[str(entry.image_id)]] for entry in entries], dtype=np.int64)
+    label = np.array([data.categories[entry.category_id] for entry in entries], dtype=np.int64)
+    return Predictions.of_columns(truth, image, label, boxes, scores, sizes)
 
 
 def _keys(data: LabelledData) -> Mapping[str, str]:

@@ -62,7 +62,7 @@ def ranked_by_class(evaluation: Evaluation) -> list[Ranked]:
     hit = np.flatnonzero(matches.hits[:, 0])
     found = matches.object_of[hit, 0]
     iou = np.zeros(len(predictions))
-    iou[hit] = iou_of_pairs(predictions.boxes[hit], truth.boxes[found], truth.crowd[found])
+    iou[hit] = iou_of_pairs(predictions, truth, hit, found)
     result = []
     for pool in pools(truth, predictions, matches):
         keep = ~pool.ignored[:, 0]

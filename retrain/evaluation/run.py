@@ -36,11 +36,14 @@ class EvaluationItem:
     truth: Annotations
     crowd: Sequence[bool] | None = None
     areas: Sequence[float] | None = None
+    sizes: Sequence[Sequence[float]] | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def labelled(self) -> LabelledImage:
-        return LabelledImage(self.image_id, self.group, self.truth, self.crowd, self.areas, self.attributes)
+        return LabelledImage(
+            self.image_id, self.group, self.truth, self.crowd, self.areas, self.sizes, self.attributes
+        )
 
 
 def evaluate(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from retrain.boxes import Annotations, FloatArray, IntArray
 from retrain.errors import BadInput, NotFound
+from retrain.evaluation.sizes import are_own, may_be_sizes, own_sizes, sizes_from_json, sizes_to_json
 
 BoolArray = NDArray[np.bool_]
 LARGEST_AREA = 1e10
@@ -25,6 +26,7 @@ class LabelledImage:
         group: its recording, the unit that resampling draws.
         crowd: which objects stand for many; what is found in them counts neither for nor against a model. None: none.
         areas: of the objects in square pixels, where they are not those of their boxes.
+        sizes: width and height of each object, where they were stated: differences of corners are rounded.
         attributes: what images are told apart by, such as their camera.
     """
 
@@ -33,6 +35,7 @@ class LabelledImage:
     objects: Annotations
     crowd: Sequence[bool] | None = None
     areas: Sequence[float] | None = None
+    sizes: Sequence[Sequence[float]] | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -50,6 +53,7 @@ class Truth:
         boxes: xyxy in pixels, shape (n, 4).
         crowd: shape (n,).
         area: in square pixels, shape (n,).
+        sizes: width and height in pixels, as stated, else `own_sizes` of the boxes, shape (n, 2).
     """
 
     images: tuple[str, ...]
@@ -61,14 +65,15 @@ class Truth:
     boxes: FloatArray
     crowd: BoolArray
     area: FloatArray
+    sizes: FloatArray
 
     @classmethod
     def of(cls, images: Iterable[LabelledImage], classes: Sequence[str]) -> "Truth":
         """Put in order and check.
 
         Raises:
-            BadInput: no image, no class, an image twice, a class that has no name, or not as many crowds or areas as
-                objects.
+            BadInput: no image, no class, an image twice, a class that has no name, not as many crowds, areas or sizes
+                as objects, or sizes that are not those of the boxes.
         """
         ordered = sorted(images, key=lambda each: each.image_id)
         if not ordered:
@@ -88,8 +93,18 @@ class Truth:
                 f"Image {wrong!r} has an object of class {label.max()}, but there are {len(classes)} classes."
             )
         crowd = np.concatenate([_per_object(each, each.crowd, "crowd", False) for each in ordered])
-        sides = boxes[:, 2:] - boxes[:, :2]
-        own_area = np.split(sides[:, 0] * sides[:, 1], np.cumsum(counts)[:-1])
+        starts = np.cumsum(counts)[:-1]
+        own_size = np.split(own_sizes(boxes), starts)
+        sizes = np.concatenate(
+            [_per_object(each, each.sizes, "sizes", own) for each, own in zip(ordered, own_size, strict=True)]
+        ).astype(np.float64)
+        if not (right := may_be_sizes(boxes, sizes)).all():
+            row = int(right.argmin())
+            raise BadInput(
+                f"Image {ids[image[row]]!r} has an object of the size {sizes[row].tolist()}, which is not that of its "
+                f"box {boxes[row].tolist()}."
+            )
+        own_area = np.split(sizes[:, 0] * sizes[:, 1], starts)
         area = np.concatenate(
             [_per_object(each, each.areas, "areas", own) for each, own in zip(ordered, own_area, strict=True)]
         )
@@ -100,7 +115,7 @@ class Truth:
                 f"{LARGEST_AREA:g}. Correct the label."
             )
         # Which of two equal overlaps is taken depends on the order of the objects.
-        order = np.lexsort((*boxes.T[::-1], label, crowd, image))
+        order = np.lexsort((*sizes.T[::-1], *boxes.T[::-1], label, crowd, image))
         return cls(
             tuple(ids),
             tuple(each.group for each in ordered),
@@ -111,6 +126,7 @@ class Truth:
             boxes[order],
             crowd[order].astype(bool),
             area[order].astype(np.float64),
+            sizes[order],
         )
 
     def __len__(self) -> int:
@@ -125,7 +141,9 @@ class Truth:
     def digest(self) -> str:
         """The same for the same images, groups, classes and objects; attributes do not count."""
         digest = blake3("\0".join((*self.images, "", *self.groups, "", *self.classes)).encode())
-        for column in (self.image, self.label, self.boxes, self.crowd, self.area):
+        # Sizes that say nothing new are left out, as they were before there were any.
+        stated = () if are_own(self.boxes, self.sizes) else (self.sizes,)
+        for column in (self.image, self.label, self.boxes, self.crowd, self.area, *stated):
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()
 
@@ -153,6 +171,7 @@ class Truth:
             self.boxes[keep],
             self.crowd[keep],
             self.area[keep],
+            self.sizes[keep],
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -167,12 +186,14 @@ class Truth:
             "boxes": self.boxes.tolist(),
             "crowd": np.flatnonzero(self.crowd).tolist(),
             "area": self.area.tolist(),
+            **sizes_to_json(self.boxes, self.sizes),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Truth":
         crowd = np.zeros(len(data["image"]), dtype=bool)
         crowd[data["crowd"]] = True
+        boxes = np.asarray(data["boxes"], dtype=np.float64).reshape(-1, 4)
         return cls(
             tuple(data["images"]),
             tuple(data["groups"]),
@@ -180,19 +201,25 @@ class Truth:
             tuple(data["attributes"]),
             np.asarray(data["image"], dtype=np.int64),
             np.asarray(data["label"], dtype=np.int64),
-            np.asarray(data["boxes"], dtype=np.float64).reshape(-1, 4),
+            boxes,
             crowd,
             np.asarray(data["area"], dtype=np.float64),
+            sizes_from_json(data, boxes),
         )
 
 
 def _per_object(
     image: LabelledImage, values: Sequence[Any] | None, name: str, otherwise: Any
 ) -> NDArray[Any]:
+    """A row for each object: of `values`, else of what has their shape or is the same for all."""
+    shape = (len(image.objects), *np.shape(otherwise)[1:])
     if values is None:
-        return np.broadcast_to(otherwise, len(image.objects))
+        return np.broadcast_to(otherwise, shape)
     if len(values) != len(image.objects):
         raise BadInput(
             f"Image {image.image_id!r} has {len(image.objects)} objects, but {len(values)} values of {name}."
         )
-    return np.asarray(values)
+    try:
+        return np.asarray(values).reshape(shape)
+    except ValueError as error:
+        raise BadInput(f"Image {image.image_id!r} needs values of {name} in the shape {shape}.") from error

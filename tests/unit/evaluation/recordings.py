@@ -6,6 +6,7 @@ from retrain.boxes import Annotations
 from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.predictions import Predictions
 from retrain.evaluation.protocol import EvaluationProtocol
+from retrain.evaluation.sizes import own_sizes
 from retrain.evaluation.truth import LabelledImage, Truth
 
 _PLACES = np.array(
@@ -46,7 +47,13 @@ def recorded(seed, cameras=4, recordings=5, images=6, bad=None, lost=0.4, spread
     found = found[order]
     return Evaluation(
         Truth.of(labelled, ["thing"]),
-        Predictions(found[:, 0].astype(np.int64), np.zeros(len(found), np.int64), found[:, 1:5], found[:, 5]),
+        Predictions(
+            found[:, 0].astype(np.int64),
+            np.zeros(len(found), np.int64),
+            found[:, 1:5],
+            found[:, 5],
+            own_sizes(found[:, 1:5]),
+        ),
         EvaluationProtocol(),
         0.25,
     )

@@ -8,6 +8,7 @@ from retrain.errors import BadInput
 from retrain.evaluation.labelled_data import LabelledData
 from retrain.evaluation.predictions_file import read_predictions
 from retrain.evaluation.run import EvaluationItem
+from retrain.evaluation.truth import Truth
 
 IMAGES = ("images/0007.png", "images/0012.png", "other/0012.png", "other/name.png")
 
@@ -25,7 +26,9 @@ def read(tmp_path):
     def run(entries, of=None):
         file = tmp_path / "predictions.json"
         file.write_text(json.dumps(entries))
-        return read_predictions(file, of or data())
+        given = of or data()
+        truth = Truth.of([item.labelled for item in given.items], given.classes)
+        return read_predictions(file, given, truth)
 
     return run
 
@@ -38,10 +41,23 @@ def entry(image, **changed):
 def test_images_are_found_by_path_name_stem_or_number(name, read):
     found = read([entry(name, file_name="ignored")])
 
-    assert set(found) == set(IMAGES)
-    assert found[IMAGES[0]].boxes.tolist() == [[1, 2, 4, 6]]
-    assert found[IMAGES[0]].classes.tolist() == [1]
-    assert [len(found[name]) for name in IMAGES] == [1, 0, 0, 0]
+    assert found.image.tolist() == [IMAGES.index("images/0007.png")]
+    assert found.boxes.tolist() == [[1, 2, 4, 6]]
+    assert found.label.tolist() == [1]
+
+
+def test_detections_are_put_in_order_and_keep_the_sizes_that_the_file_states(read):
+    first = entry("other/name.png", bbox=[0.3, 0, 0.1, 1], score=0.4)
+    found = read([first, entry(7, score=0.1), entry(7, score=0.9)])
+
+    assert [IMAGES[row] for row in found.image] == ["images/0007.png"] * 2 + ["other/name.png"]
+    assert found.scores.tolist() == [0.9, 0.1, 0.4]
+    assert 0.3 + 0.1 - 0.3 != 0.1
+    assert found.sizes.tolist() == [[3, 4], [3, 4], [0.1, 1]]
+
+
+def test_a_file_without_entries_finds_nothing(read):
+    assert len(read([])) == 0
 
 
 def test_a_name_of_two_images_is_none(read):
@@ -52,7 +68,7 @@ def test_a_name_of_two_images_is_none(read):
 def test_where_the_data_has_ids_a_number_is_one(read):
     own = data({"12": IMAGES[3]})
 
-    assert len(read([entry(12)], own)[IMAGES[3]]) == 1
+    assert [IMAGES[row] for row in read([entry(12)], own).image] == [IMAGES[3]]
     with pytest.raises(BadInput, match="1 images that are not in set/test: 7"):
         read([entry(7)], own)
 
@@ -69,6 +85,8 @@ def test_unknown_images_are_counted_and_some_are_named(read):
         {"score": -0.1},
         {"score": 1.01},
         {"bbox": [0, 0, 1e400, 1]},
+        {"bbox": [1.5e308, 0, 1.5e308, 1]},
+        {"bbox": [9, 0, -1e-20, 1]},
         {"bbox": [0, 0, 1]},
     ],
 )

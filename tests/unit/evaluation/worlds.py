@@ -97,8 +97,8 @@ def labelled(*objects):
 def by_pycocotools(one):
     """Its twelve numbers, and average precision by class and threshold; NaN where it says -1."""
 
-    def xywh(box):
-        return [float(box[0]), float(box[1]), float(box[2] - box[0]), float(box[3] - box[1])]
+    def xywh(side, row):
+        return [*side.boxes[row, :2].tolist(), *side.sizes[row].tolist()]
 
     truth, predictions = one.truth, one.predictions
     images = [{"id": index} for index in range(len(truth.images))]
@@ -108,7 +108,7 @@ def by_pycocotools(one):
             "id": row + 1,  # 0 means "unmatched" inside pycocotools
             "image_id": int(truth.image[row]),
             "category_id": int(truth.label[row]),
-            "bbox": xywh(truth.boxes[row]),
+            "bbox": xywh(truth, row),
             "area": float(truth.area[row]),
             "iscrowd": int(truth.crowd[row]),
         }
@@ -118,7 +118,7 @@ def by_pycocotools(one):
         {
             "image_id": int(predictions.image[row]),
             "category_id": int(predictions.label[row]),
-            "bbox": xywh(predictions.boxes[row]),
+            "bbox": xywh(predictions, row),
             "score": float(predictions.scores[row]),
         }
         for row in range(len(predictions))
