@@ -183,12 +183,14 @@ def _of_coco_file(file: Path, images: Path | None) -> LabelledData:
 def _of_coco(name: str, document: Document, tree: Tree) -> LabelledData:
     found = read_coco(document, tree)
     _refuse_lost_images(name, found.problems)
-    items = [_item_of_coco(image) for image in found.images]
+    # As pycocotools goes through them, which decides between equal scores.
+    ordered = sorted(found.images, key=lambda image: (isinstance(image.key, str), image.key))
+    items = [_item_of_coco(image, position) for position, image in enumerate(ordered)]
     keys = {str(image.key): image.image_id for image in found.images}
     return _data(name, found.classes, items, _lost_boxes(found.problems), found.categories, keys)
 
 
-def _item_of_coco(image: CocoImage) -> EvaluationItem:
+def _item_of_coco(image: CocoImage, position: int) -> EvaluationItem:
     return EvaluationItem(
         image.image_id,
         image.note.group or image.image_id,
@@ -198,6 +200,7 @@ def _item_of_coco(image: CocoImage) -> EvaluationItem:
         image.areas,
         image.sizes,
         _attributes(image.note.metadata, image.note.source),
+        position,
     )
 
 

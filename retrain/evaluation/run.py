@@ -38,11 +38,19 @@ class EvaluationItem:
     areas: Sequence[float] | None = None
     sizes: Sequence[Sequence[float]] | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    position: int = 0
 
     @property
     def labelled(self) -> LabelledImage:
         return LabelledImage(
-            self.image_id, self.group, self.truth, self.crowd, self.areas, self.sizes, self.attributes
+            self.image_id,
+            self.group,
+            self.truth,
+            self.crowd,
+            self.areas,
+            self.sizes,
+            self.attributes,
+            self.position,
         )
 
 

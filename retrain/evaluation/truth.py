@@ -28,6 +28,8 @@ class LabelledImage:
         areas: of the objects in square pixels, where they are not those of their boxes.
         sizes: width and height of each object, where they were stated: differences of corners are rounded.
         attributes: what images are told apart by, such as their camera.
+        position: among the images; those of one position are ordered by id. Of equal scores in two images that in the
+            earlier one counts first.
     """
 
     image_id: str
@@ -37,6 +39,7 @@ class LabelledImage:
     areas: Sequence[float] | None = None
     sizes: Sequence[Sequence[float]] | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    position: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +47,7 @@ class Truth:
     """Labelled images, in an order that does not depend on the one they came in.
 
     Attributes:
-        images: ids, rising.
+        images: ids, by position and rising.
         groups: recording of each image.
         classes: names, by index.
         attributes: of each image.
@@ -75,7 +78,7 @@ class Truth:
             BadInput: no image, no class, an image twice, a class that has no name, not as many crowds, areas or sizes
                 as objects, or sizes that are not those of the boxes.
         """
-        ordered = sorted(images, key=lambda each: each.image_id)
+        ordered = sorted(images, key=lambda each: (each.position, each.image_id))
         if not ordered:
             raise BadInput("There is no image to evaluate on; check the split and the slice.")
         if not classes:

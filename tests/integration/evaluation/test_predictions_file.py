@@ -83,6 +83,38 @@ def test_overlaps_that_meet_a_threshold_to_the_last_bit_fall_on_the_side_they_do
     assert 0.2 < coco["map50_95"] < 0.95
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_equal_scores_in_several_images_count_in_the_order_of_the_files_ids(
+    seed: int, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(seed)
+    # Ids count to two digits, and the names go the other way.
+    images = [{"id": number, "file_name": f"{50 - number}.png"} for number in range(1, 25)]
+    for image in images:
+        Image.new("L", (100, 100)).save(tmp_path / str(image["file_name"]))
+    box, elsewhere = [10, 10, 30, 30], [60, 60, 30, 30]
+    keys = [image["id"] for image in images]
+    annotations = [
+        {"id": key, "image_id": key, "category_id": 1, "bbox": box, "area": 900, "iscrowd": 0} for key in keys
+    ]
+    results = [
+        {"image_id": key, "category_id": 1, "bbox": box if right else elsewhere, "score": score}
+        for key, right, score in zip(keys, rng.random(24) < 0.5, rng.choice([0.4, 0.5], 24), strict=True)
+    ]
+    truth, found = tmp_path / "truth.json", tmp_path / "found.json"
+    categories = [{"id": 1, "name": "a"}]
+    truth.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    found.write_text(json.dumps(results))
+
+    one = ModelEvaluator(found, truth).evaluate()
+    found.write_text(json.dumps(results[::-1]))
+    again = ModelEvaluator(found, truth).evaluate()
+
+    expected = dict(zip(NUMBERS, by_pycocotools(truth, found), strict=True))
+    assert one.evaluation.summary.coco == pytest.approx(expected, abs=1e-9, nan_ok=True)
+    assert again.evaluation.summary.to_json() == one.evaluation.summary.to_json()
+
+
 def test_it_is_pycocotools_own_number_crowds_and_stated_areas_included(
     models: Models, coco_folder: Path, tmp_path: Path
 ) -> None:
