@@ -12,7 +12,7 @@ from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.labelled_data import LabelledData, open_data
 from retrain.evaluation.predictions import Predictions
 from retrain.evaluation.protocol import EvaluationProtocol
-from retrain.evaluation.report.page import report_page
+from retrain.evaluation.report.page import ReportPage
 from retrain.evaluation.result import EvaluationResult, Served
 from retrain.evaluation.truth import Truth
 
@@ -30,7 +30,7 @@ def drawn() -> dict[str, Any]:
 
     before, after = _made_up(data, "before", 0.3, 0), _made_up(data, "after", 0.12, 1)
     started = time.process_time()
-    page = report_page(after, pixels, before)
+    page = ReportPage(after, before).html(pixels)
     return {
         "images": len(items),
         "cpu_s": time.process_time() - started,

@@ -15,6 +15,7 @@ from tasks.cycle import CycleWork, cycle_work, finish_cycle
 from tasks.data_collection import resolve_trigger, select_batch
 from tasks.dataset import build_version, lay_out, plan_cycle
 from tasks.evaluation import evaluate_models, gate
+from tasks.evaluation_report import report_evaluation
 from tasks.resources import build_resources
 from tasks.serving import promote, register_release
 from tasks.thresholds import fit_serving_thresholds
@@ -28,7 +29,7 @@ def _run_name() -> str:
 @flow(
     name="continuous-retraining",
     flow_run_name=_run_name,
-    description="One pass of the loop: select, annotate, version, train, evaluate, gate, register, promote.",
+    description="One pass of the loop: select, annotate, version, train, evaluate, gate, report, register, promote.",
     # No flow retries: Prefect would hold the run's slot while it waits; reconcile starts an unfinished cycle again.
     timeout_seconds=8 * 24 * 3600,
     persist_result=False,
@@ -64,7 +65,8 @@ def run_cycle(work: CycleWork) -> Mapping[str, Any]:
     training = train(work, version, folders, plan["champion"])
     confidence = fit_serving_thresholds(work, version, training)
     comparisons = evaluate_models(work, plan, version, training, confidence)
-    decision = gate(work, plan, version, training, comparisons)
+    decision = gate(work, plan, version, comparisons)
+    report_evaluation(work, plan, version, training, decision)
     counts = {name: len(labels[name]) for name in ("auto", "human", "left_out")}
     outcome = {"version": version["name"], "labels": counts, "gate": decision}
     if not decision["passed"]:

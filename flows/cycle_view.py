@@ -14,7 +14,7 @@ from retrain.storage.state import StateStore
 
 
 def show_cycle(state: StateStore, cycle_id: str, console: Console) -> None:
-    """Its stages, which older images it trained on again, and its outcome.
+    """Its stages, which older images it trained on again, why it has no page, and its outcome.
 
     Raises:
         NotFound: there is no such cycle.
@@ -31,6 +31,9 @@ def show_cycle(state: StateStore, cycle_id: str, console: Console) -> None:
             console.print(replay_table(record.output["replay"]))
         if record.stage == "thresholds":
             console.print(_thresholds(record.output), markup=False)
+        if record.stage == "report" and record.output["problem"] is not None:
+            problem = f"the page could not be drawn: {record.output['problem']}"
+            console.print(Text(problem, style="yellow"))
     console.print(Pretty(cycle.outcome))
 
 

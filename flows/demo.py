@@ -144,6 +144,8 @@ def _failures(facts: DemoFacts, broken: Sequence[Proof]) -> list[str]:
         failures.append("no router acknowledged the new release")
     elif stages["annotate"]["left_out"]:
         failures.append(f"{len(stages['annotate']['left_out'])} samples were left out of the labels")
+    elif stages["report"]["problem"]:
+        failures.append(f"the page of the evaluation could not be drawn: {stages['report']['problem']}")
     if facts.after is None or facts.serving != facts.after:
         failures.append(f"the router serves {facts.serving[:12]}, not the promoted {facts.after}")
     drifted = facts.scores["drifted"]["map50"]

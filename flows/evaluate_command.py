@@ -179,11 +179,11 @@ def _write_report(
     if target is None:
         return
     # Drawing takes matplotlib.
-    from retrain.evaluation.report.page import report_page
+    from retrain.evaluation.report.page import ReportPage
     from retrain.storage.files import write_whole
 
     items = evaluator.data.by_id
-    write_whole(target, report_page(result, lambda image: items[image].load(), before).encode())
+    write_whole(target, ReportPage(result, before).html(lambda image: items[image].load()).encode())
 
 
 def _names(metrics: str, *, speed: bool) -> list[str]:

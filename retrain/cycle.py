@@ -29,12 +29,15 @@ STAGES = (
     "train",
     "evaluate",
     "gate",
+    "report",
     "register",
     "promote",
 )
 """What a cycle records, in this order, when it ends as promoted."""
 FIRST_STAGES = ("layout", "train", "register", "serve")
 """The same of the cycle that makes a model's first champion; see `first_trigger`."""
+_ADDED_LATER = frozenset({"report"})
+"""Older cycles ended without these, and nothing tells them from newer ones."""
 _LAST_STAGE = {"promoted": "promote", "kept_champion": "gate", "nothing_to_do": "select"}
 
 
@@ -216,11 +219,15 @@ def first_trigger(state: StateStore, model: str) -> str:
 
 
 def required_stages(cycle: CycleRecord) -> tuple[str, ...]:
-    """The stages without whose records a cycle cannot have ended as it says; none if it has not, or was abandoned."""
+    """The stages without whose records no cycle, of whatever age, can have ended as this one says.
+
+    None if it has not ended, or was abandoned.
+    """
     if _is_first(cycle):
         return FIRST_STAGES if cycle.status == "promoted" else ()
     last = _LAST_STAGE.get(cycle.status)
-    return () if last is None else STAGES[: STAGES.index(last) + 1]
+    ended = () if last is None else STAGES[: STAGES.index(last) + 1]
+    return tuple(stage for stage in ended if stage not in _ADDED_LATER)
 
 
 def read_cycle(state: StateStore, cycle_id: str) -> CycleRecord:

@@ -20,7 +20,7 @@ from retrain.serving.release import read_release
 from tasks.costs import measure_costs
 from tasks.cycle import CycleWork
 from tasks.evaluation_data import COSTS, NEW, evaluation_file, judged_items, test_slices
-from tasks.evaluation_report import publish_evaluation
+from tasks.evaluation_report import show_decision
 from tasks.gate_evidence import EvaluatedCycle
 from tasks.gate_rules import gate_policy, own_policy
 from tasks.retrying import RETRYING
@@ -92,10 +92,9 @@ def gate(
     work: CycleWork,
     plan: Mapping[str, Any],
     version: Mapping[str, Any],
-    training: Mapping[str, Any],
     comparisons: Mapping[str, Any],
 ) -> Mapping[str, Any]:
-    """May the challenger become champion, by the policy of the user or our own two rules? With a page to see why."""
+    """May the challenger become champion, by the policy of the user or our own two rules?"""
     policy, settings = own_policy(work.resources.config), work.resources.config.evaluation
     rules = {"margin": settings.margin} if policy is None else {"policy": policy.to_json()}
 
@@ -107,8 +106,8 @@ def gate(
             decision = decide(cycle.compared(), gate_policy(settings.margin))
         else:
             decision = decide(cycle.gathered(policy), policy)
-        page = publish_evaluation(work, decision, plan, version, training, policy or settings)
-        return {**decision.to_json(), **rules, "learnt_images": len(cycle.learnt.ids), "page": page}
+        show_decision(decision)
+        return {**decision.to_json(), **rules, "learnt_images": len(cycle.learnt.ids)}
 
     # The margin is part of the cycle's configuration, which may not change; what is in the policy's file may.
     inputs = {"comparisons": dict(comparisons)} | ({} if policy is None else rules)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from retrain.cycle import CycleRecord, StageRecord, read_cycle, required_stages, stage_records
-from retrain.data_collection.forgetting.tombstones import deleted_on_purpose
+from retrain.data_collection.forgetting.tombstones import deleted_on_purpose, forgotten_samples
 from retrain.data_collection.sample import SampleKey
 from retrain.data_collection.triggers.crossings import cycle_samples
+from retrain.dataset.history.forgotten import ForgottenImages
 from retrain.dataset.reading.materialise import is_complete
 from retrain.dataset.reading.selection import count_selected
 from retrain.errors import NotFound, PostConditionFailed, RetrainError
@@ -22,6 +23,7 @@ from retrain.evaluation.policy import GatePolicy
 from retrain.evaluation.served_confidence import plain, shown_confidence
 from tasks.costs import weights_bytes
 from tasks.evaluation_data import COSTS, recorded_comparisons, recorded_costs, saved_evaluation, test_slices
+from tasks.evaluation_report import SHARED_PAGE
 from tasks.gate_evidence import EvaluatedCycle
 from tasks.gate_rules import gate_policy
 from tasks.resources import Resources
@@ -260,6 +262,29 @@ def _decided_again(recorded: _Recorded) -> GateDecision:
     return decide(evidence, gate_policy(output["margin"]))
 
 
+def _report(recorded: _Recorded) -> str:
+    output, resources = recorded.output, recorded.resources
+    if output["problem"] is not None:
+        return f"no page is recorded, because it could not be drawn: {output['problem']}"
+    run = recorded.outputs["train"]["run_id"]
+    if not resources.tracker.run(run).has_file(SHARED_PAGE):
+        raise PostConditionFailed(f"MLflow run {run} has no {SHARED_PAGE} any more.")
+    page = resources.home / output["page"]
+    if page.is_file():
+        return f"{output['page']} is there, and MLflow has it without pictures"
+    version = resources.datasets.get_version(recorded.outputs["version"]["name"])
+    test = {item.image for item in version.items if item.split == "test"}
+    forgotten = ForgottenImages(resources.datasets.repository).reasons()
+    gone = test & {*forgotten_samples(resources.state), *forgotten}
+    if not gone:
+        raise NotFound(f"{page} is gone, and none of its images was forgotten.")
+    # Which pages are deleted then is not recorded.
+    return (
+        f"{output['page']} is gone; {len(gone)} of the test images were forgotten since, which deletes the pages that "
+        "name one. MLflow has it without pictures"
+    )
+
+
 def _register(recorded: _Recorded) -> str:
     output, resources = recorded.output, recorded.resources
     release = resources.releases.open(output["digest"])
@@ -314,6 +339,7 @@ _CHECKS: Mapping[str, Callable[[_Recorded], str]] = {
     "thresholds": _thresholds,
     "evaluate": _evaluate,
     "gate": _gate,
+    "report": _report,
     "register": _register,
     "promote": _promote,
     "serve": _serve,

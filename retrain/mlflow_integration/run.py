@@ -140,6 +140,13 @@ class TrackedRun:
         inside = prefix.rstrip("/") if local.is_dir() or prefix else local.name
         return f"runs:/{self.id}/{inside}".rstrip("/")
 
+    def has_file(self, path: str) -> bool:
+        """Whether a file is stored under this path."""
+        folder = path.rpartition("/")[0]
+        with answering(self._uri):
+            stored = self._client.list_artifacts(self.id, folder or None)
+            return any(entry.path == path and not entry.is_dir for entry in stored)
+
     def log_model(self, model_path: Path | str, artifact_path: str = "model") -> str:
         """Store a weights file or model folder; the address returned is what a registry version points to."""
         return self.log_artifact(model_path, artifact_path)

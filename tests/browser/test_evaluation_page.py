@@ -2,14 +2,14 @@
 
 import pytest
 
-from retrain.evaluation.report.page import report_page
+from retrain.evaluation.report.page import ReportPage
 from tests.browser.probing import probe_of, probed
 from tests.unit.evaluation.report.test_page import pixels, result
 
 
 @pytest.fixture(scope="module")
 def html() -> str:
-    return report_page(result("new.pt", 0.9, 1), pixels, result("old.pt", 0.5, 0), resamples=200)
+    return ReportPage(result("new.pt", 0.9, 1), result("old.pt", 0.5, 0), resamples=200).html(pixels)
 
 
 @pytest.mark.parametrize("width", [500, 1200])

@@ -7,6 +7,7 @@ child per cycle. Commands are JSON lines on standard input: {"start": trigger, "
 Points: `done:<stage>` (its effect is there, its record is not), `recorded:<stage>`, `training` (after the first
 epoch's checkpoint), `released` (release published, not registered), `routed` (route switched, alias not moved),
 `crowned` (alias moved, ledger not written).
+`undrawable` kills nothing: the page of the evaluation cannot be drawn.
 """
 
 import json
@@ -65,6 +66,13 @@ def arm(chosen):
         return result
 
     ModelRegistry.move_alias = move_alias
+    if chosen == "undrawable":
+        from retrain.evaluation.report.page import ReportPage
+
+        def html(self, pixels):
+            raise ValueError("no glyph for it")
+
+        ReportPage.html = html
     # A two-epoch model on sixteen images learns nothing; these tests are about effects, not about the gate.
     tasks.evaluation.decide = lambda *_: GateDecision("better", True, ("forced by the fault test",))
 

@@ -1,14 +1,17 @@
 """SIGKILL at every boundary of the cycle; started again each time, it ends with exactly one of everything."""
 
+import os
 import signal
 import time
 
+import httpx
 import pytest
 
 from retrain.cycle import list_cycles, stage_records
 from retrain.data_collection.triggers.crossings import record_crossing
 from retrain.detector import Detector
 from retrain.serving.router import Router
+from tasks.proofs import prove_cycle
 
 pytestmark = pytest.mark.server
 
@@ -24,6 +27,7 @@ KILL_POINTS = [
     "done:thresholds",
     "done:evaluate",
     "recorded:gate",
+    "done:report",
     "released",
     "done:register",
     "routed",
@@ -79,7 +83,7 @@ def test_a_cycle_killed_at_every_boundary_has_each_effect_exactly_once(world, dr
     assert router.served_digest == cycle.outcome["release"]["digest"] != champion
     assert world.registry.current("squares", "champion").digest == router.served_digest
     assert switches(world) == 1
-    assert len({record.stage for record in stage_records(world.state, cycle.id)}) == 11
+    assert len({record.stage for record in stage_records(world.state, cycle.id)}) == 12
 
 
 def test_a_finished_cycle_started_again_does_nothing(finished_world, driver):
@@ -90,6 +94,23 @@ def test_a_finished_cycle_started_again_does_nothing(finished_world, driver):
     assert again.returncode == 0
     assert [entry.hash for entry in finished_world.ledger.entries("squares")] == entries
     assert finished_world.datasets.versions() == ["v1.0.0", "v1.1.0"]
+
+
+def test_a_cycle_whose_page_cannot_be_drawn_goes_on_and_says_why(world, driver, router, trigger):
+    ended = driver.run(trigger, "undrawable")
+
+    assert ended.returncode == 0, ended.output
+    assert f"The page of cycle cycle-{trigger} could not be drawn." in ended.output
+    assert "Traceback" in ended.output
+    cycle = list_cycles(world.state)[-1]
+    assert cycle.status == "promoted"
+    assert not world.evaluation_page(cycle.id).exists()
+    (proof,) = (proof for proof in prove_cycle(world, cycle.id) if proof.stage == "report")
+    assert proof.holds
+    assert proof.said == "no page is recorded, because it could not be drawn: ValueError: no glyph for it"
+    shown = httpx.get(f"{os.environ['PREFECT_API_URL']}/artifacts/gate/latest", timeout=10).json()["data"]
+    assert shown.startswith("## better\n")
+    assert shown.endswith("\nThe page could not be drawn: ValueError: no glyph for it")
 
 
 def test_of_two_cycles_started_together_one_runs_and_the_other_says_which_is_active(

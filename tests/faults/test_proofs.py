@@ -5,6 +5,7 @@ import json
 import pytest
 from sqlalchemy import delete, select, update
 
+from flows.dataset_forget import forget_images
 from retrain.cycle import list_cycles
 from retrain.data_collection.forgetting.eraser import Eraser
 from retrain.data_collection.forgetting.forget import Scope, forget
@@ -50,7 +51,7 @@ def outputs(world, cycle):
 def test_every_stage_is_compared_with_the_world_again(world, finished):
     # Deciding again from what was stored shows that the gate was forced.
     assert set(broken(world, finished)) == {"gate"}
-    assert len(prove_cycle(world, finished)) == 11
+    assert len(prove_cycle(world, finished)) == 12
     assert {proof.holds for proof in prove_cycle(world, "cycle-squares-first")} == {True}
 
 
@@ -90,6 +91,9 @@ def test_what_was_damaged_since_is_named_by_its_stage(world, finished):
     rewrite(world, finished, "plan", lambda output: output.update(known_version="v9.9.9"))
     expect("plan", "the champion's dataset version")
 
+    world.evaluation_page(finished).unlink()
+    expect("report", "is gone, and none of its images was forgotten")
+
     rewrite(world, finished, "register", lambda output: output.update(model_version="7"))
     expect("register", "the registered version of the release")
 
@@ -128,3 +132,17 @@ def test_samples_deleted_on_purpose_are_no_fault(world, finished):
     assert set(broken(world, finished)) == {"gate"}
     said = {proof.stage: proof.said for proof in prove_cycle(world, finished)}
     assert "2 were deleted on purpose since" in said["select"]
+
+
+def test_a_page_that_went_because_an_image_on_it_was_forgotten_is_no_fault(world, finished):
+    page = world.evaluation_page(finished)
+    text = page.read_text(encoding="utf-8")
+    items = world.datasets.get_version("v1.1.0").items
+    shown = next(item.image for item in items if item.image[:12] in text)
+
+    forget_images(world, [shown], (), None, None, reason="request 7", dry_run=False)
+
+    assert not page.exists()
+    assert set(broken(world, finished)) == {"gate"}
+    said = {proof.stage: proof.said for proof in prove_cycle(world, finished)}
+    assert "is gone; 1 of the test images were forgotten since" in said["report"]

@@ -55,6 +55,7 @@ def test_a_burst_of_fifty_crossings_becomes_one_finished_cycle_through_event_and
         "thresholds",
         "evaluate",
         "gate",
+        "report",
     ]
     assert world.datasets.versions() == ["v1.0.0", "v1.1.0"]
     assert len(world.ledger.entries("squares")) == 1

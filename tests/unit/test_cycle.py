@@ -144,7 +144,7 @@ def test_abandoning_a_finished_cycle_changes_nothing(state, lease):
 @pytest.mark.parametrize(
     ("trigger", "status", "required"),
     [
-        ("m-samples-1", "promoted", STAGES),
+        ("m-samples-1", "promoted", tuple(stage for stage in STAGES if stage != "report")),
         ("m-samples-1", "kept_champion", STAGES[:8]),
         ("m-samples-1", "nothing_to_do", ("plan", "select")),
         ("m-samples-1", "running", ()),

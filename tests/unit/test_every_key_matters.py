@@ -351,12 +351,12 @@ def gated(resources: Resources, patch: pytest.MonkeyPatch) -> Any:
             "map50", 0.8, 0.8 + middle, middle, low, high, 0.95, 50, 10, 1000, "", verdict, ""
         ).to_json()
 
-    patch.setattr("tasks.evaluation.publish_evaluation", MagicMock(return_value="page.html"))
+    patch.setattr("tasks.evaluation_report.create_markdown_artifact", MagicMock())
     found = {NEW: comparison(0.1, 0.2, "better"), FROZEN: comparison(-0.02, 0.01, "inconclusive")}
     stored_versions(resources)
     with open_work(resources, patch) as work:
         store_pair(resources, work.cycle.id)
-        decision = gate.fn(work, {"known_version": "v1.0.0"}, {"name": "v1.1.0"}, {}, found)
+        decision = gate.fn(work, {"known_version": "v1.0.0"}, {"name": "v1.1.0"}, found)
     return decision["passed"], [rule["rule"] for rule in decision["rules"]]
 
 

@@ -5,7 +5,9 @@ import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -56,78 +58,101 @@ class Compared:
     before: EvaluationResult
     changes: ModelComparison
     objects: ObjectChanges
-    crops: Mapping[str, list[Crop]]
 
 
-def report_page(
-    result: EvaluationResult,
-    pixels: Pixels | None,
-    before: EvaluationResult | None = None,
-    decision: GateDecision | None = None,
-    *,
-    resamples: int = 1000,
-    level: float = 0.95,
-) -> str:
-    """The whole page as text.
+class ReportPage:
+    """An evaluation, or a challenger beside the champion, to be shown as one page, with pictures of images or without.
+
+    What no picture of an image changes is computed once, when the first page is asked for: intervals, curves, types of
+    error, slices and the search for worse ones.
 
     Args:
-        pixels: for crops of what went wrong; without, nothing of an image is shown.
         before: the model it is compared with, on the same images.
         decision: of the gate about the two.
         resamples, level: of the intervals.
-
-    Raises:
-        BadInput: the two are not of the same images, objects and protocol, or an image cannot be read.
     """
-    evaluation = result.evaluation
-    compared = None if before is None else _compared(before, result, pixels, resamples, level)
-    errors = ErrorAnalyzer(evaluation)
-    named = attributes(evaluation)
-    visualizer = Visualizer(
-        evaluation,
-        None if before is None else before.evaluation,
-        _names(before, result),
-    )
-    return (
-        _environment()
-        .get_template("evaluation.html.j2")
-        .render(
-            result=result,
-            notes=tuple(dict.fromkeys((*(before.notes if before else ()), *result.notes))),
-            summary=evaluation.summary,
-            compared=compared,
-            decision=decision,
-            verdict=_verdict(decision, compared),
-            pictures=[(title, _embedded(png)) for title, png in pictures(visualizer)],
-            confusion=_embedded(visualizer.confusion()),
-            errors_picture=_embedded(visualizer.errors()),
-            tide=errors.tide,
-            with_crops=pixels is not None,
-            false_positives=_error_crops(errors.false_positives(CROPS), pixels, missed=False),
-            false_negatives=_error_crops(errors.false_negatives(CROPS), pixels, missed=True),
-            localisation=errors.localisation().quantiles(),
-            worst_images=errors.worst_images(20),
-            slices=all_slices(evaluation),
-            search=worst_slices(evaluation, named) if named else None,
-            coco_names=COCO_NAMES,
-            kinds=KIND_TITLES,
+
+    def __init__(
+        self,
+        result: EvaluationResult,
+        before: EvaluationResult | None = None,
+        decision: GateDecision | None = None,
+        *,
+        resamples: int = 1000,
+        level: float = 0.95,
+    ) -> None:
+        self._result, self._before, self._decision = result, before, decision
+        self._resamples, self._level = resamples, level
+
+    def html(self, pixels: Pixels | None) -> str:
+        """The whole page as text.
+
+        Args:
+            pixels: for crops of what went wrong; without, nothing of an image is shown.
+
+        Raises:
+            BadInput: the two are not of the same images, objects and protocol, or an image cannot be read.
+        """
+        false_positives, false_negatives = self._costliest
+        return (
+            _environment()
+            .get_template("evaluation.html.j2")
+            .render(
+                **self._values,
+                with_crops=pixels is not None,
+                false_positives=_error_crops(false_positives, pixels, missed=False),
+                false_negatives=_error_crops(false_negatives, pixels, missed=True),
+                change_crops=_change_crops(self._compared, pixels),
+            )
         )
-    )
 
+    @cached_property
+    def _values(self) -> Mapping[str, Any]:
+        """All that the template shows but pictures of images."""
+        result, before, compared = self._result, self._before, self._compared
+        evaluation = result.evaluation
+        named = attributes(evaluation)
+        visualizer = Visualizer(
+            evaluation,
+            None if before is None else before.evaluation,
+            _names(before, result),
+        )
+        return {
+            "result": result,
+            "notes": tuple(dict.fromkeys((*(before.notes if before else ()), *result.notes))),
+            "summary": evaluation.summary,
+            "compared": compared,
+            "decision": self._decision,
+            "verdict": _verdict(self._decision, compared),
+            "pictures": [(title, _embedded(png)) for title, png in pictures(visualizer)],
+            "confusion": _embedded(visualizer.confusion()),
+            "errors_picture": _embedded(visualizer.errors()),
+            "tide": self._errors.tide,
+            "localisation": self._errors.localisation().quantiles(),
+            "worst_images": self._errors.worst_images(20),
+            "slices": all_slices(evaluation),
+            "search": worst_slices(evaluation, named) if named else None,
+            "coco_names": COCO_NAMES,
+            "kinds": KIND_TITLES,
+        }
 
-def _compared(
-    before: EvaluationResult, after: EvaluationResult, pixels: Pixels | None, resamples: int, level: float
-) -> Compared:
-    pair = before.evaluation, after.evaluation
-    slices = _slices_of(after.evaluation)
-    comparator = ModelComparator(*pair, resamples=resamples, level=level)
-    objects = object_changes(*pair, slices)
-    crops: dict[str, list[Crop]] = {kind: [] for kind in KINDS}
-    if pixels is not None:
-        for change in objects.changes:
-            if len(crops[change.kind]) < CROPS:
-                crops[change.kind].append(_change_crop(change, pixels))
-    return Compared(before, comparator.compare(slices), objects, crops)
+    @cached_property
+    def _compared(self) -> Compared | None:
+        if self._before is None:
+            return None
+        pair = self._before.evaluation, self._result.evaluation
+        slices = _slices_of(self._result.evaluation)
+        comparator = ModelComparator(*pair, resamples=self._resamples, level=self._level)
+        return Compared(self._before, comparator.compare(slices), object_changes(*pair, slices))
+
+    @cached_property
+    def _errors(self) -> ErrorAnalyzer:
+        return ErrorAnalyzer(self._result.evaluation)
+
+    @cached_property
+    def _costliest(self) -> tuple[list[ErrorRow], list[ErrorRow]]:
+        """Wrong detections, and missed objects."""
+        return self._errors.false_positives(CROPS), self._errors.false_negatives(CROPS)
 
 
 def _slices_of(evaluation: Evaluation) -> dict[str, list[str]]:
@@ -176,6 +201,17 @@ def _error_crops(rows: Iterable[ErrorRow], pixels: Pixels | None, *, missed: boo
                 row.image_id,
             )
         )
+    return crops
+
+
+def _change_crops(compared: Compared | None, pixels: Pixels | None) -> Mapping[str, list[Crop]]:
+    """The first of each kind."""
+    crops: dict[str, list[Crop]] = {kind: [] for kind in KINDS}
+    if compared is None or pixels is None:
+        return crops
+    for change in compared.objects.changes:
+        if len(crops[change.kind]) < CROPS:
+            crops[change.kind].append(_change_crop(change, pixels))
     return crops
 
 

@@ -138,7 +138,7 @@ def test_a_page_that_cannot_be_written_costs_none_of_the_scores(
     def broken(*_: object, **__: object) -> str:
         raise BadInput("Image 0001.png cannot be read any more.")
 
-    monkeypatch.setattr("retrain.evaluation.report.page.report_page", broken)
+    monkeypatch.setattr("retrain.evaluation.report.page.ReportPage.html", broken)
     kept, page = tmp_path / "result.json", tmp_path / "page.html"
     asked = [
         "evaluate",

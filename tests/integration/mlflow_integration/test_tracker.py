@@ -143,6 +143,8 @@ def test_a_folder_and_a_dataset_are_tied_to_the_run(tracker, client, tmp_path):
 
     stored = client.get_run(run.id)
     assert client.list_artifacts(run.id, "model/deep")[0].path == "model/deep/model.json"
+    asked = ("model/deep/model.json", "model/model.json", "model/deep", "model.json")
+    assert [run.has_file(path) for path in asked] == [True, False, False, False]
     assert stored.inputs.dataset_inputs[0].dataset.digest == "d" * 36
     assert stored.data.tags["retrain.dataset.training"] == "d" * 64
 

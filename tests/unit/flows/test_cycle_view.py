@@ -13,9 +13,9 @@ COLUMNS = ["label", "camera", "old", "replayed"]
 
 @pytest.fixture
 def shown(tmp_path):
-    """What is printed of a cycle whose layout recorded this replay, and which fitted thresholds if any are given."""
+    """What is printed of a cycle whose layout recorded this replay, its thresholds these if given, its report this."""
 
-    def show(rows, fitted=None):
+    def show(rows, fitted=None, problem=None):
         state = open_state(f"sqlite:///{tmp_path / 'state.db'}")
         with LeaseManager(state).acquire("cycle-m", 30) as lease:
             cycle = open_cycle(state, "m", "m-samples-1", "c", lease)
@@ -23,6 +23,7 @@ def shown(tmp_path):
             cycle.stage("layout", {}, lambda: {"train": ["a"], "val": "b", "replay": replay})
             if fitted is not None:
                 cycle.stage("thresholds", {}, lambda: fitted)
+            cycle.stage("report", {}, lambda: {"page": None if problem else "p", "problem": problem})
         printed = io.StringIO()
         show_cycle(state, cycle.id, Console(file=printed, width=200))
         state.close()
@@ -43,6 +44,7 @@ def test_a_first_cycle_has_nothing_to_train_on_again(shown):
     lines = shown([])
 
     assert COLUMNS not in lines
+    assert not any("drawn:" in line for line in lines)
     assert ["layout"] in [line[:1] for line in lines]
 
 
@@ -64,3 +66,9 @@ def test_it_says_what_each_class_is_served_from(shown):
         "of",
         "val)",
     ] in lines
+
+
+def test_a_cycle_without_a_page_says_why(shown):
+    said = " the page could not be drawn: ValueError: no [bold]glyph[/bold] "
+
+    assert said.split() in shown([], problem="ValueError: no [bold]glyph[/bold]")

@@ -10,7 +10,7 @@ from tasks.proofs import Proof
 STAGES = {
     name: {} for name in ("plan", "select", "version", "layout", "train", "evaluate", "gate", "register")
 }
-STAGES |= {"annotate": {"left_out": {}}, "promote": {"replicas": ["r1"]}}
+STAGES |= {"annotate": {"left_out": {}}, "promote": {"replicas": ["r1"]}, "report": {"problem": None}}
 GOOD = {
     "stages": [SimpleNamespace(name="train", proof="weights loaded again")],
     "created_by_type": "AUTOMATION",
@@ -57,6 +57,7 @@ def test_a_loop_that_proved_everything_has_no_failures():
         ({"cycle": {k: v for k, v in STAGES.items() if k != "gate"}}, "the cycle skipped gate"),
         ({"cycle": STAGES | {"promote": {"replicas": []}}}, "no router acknowledged"),
         ({"cycle": STAGES | {"annotate": {"left_out": {"x": "damaged"}}}}, "1 samples were left out"),
+        ({"cycle": STAGES | {"report": {"problem": "KeyError: 'a'"}}}, "could not be drawn: KeyError: 'a'"),
         ({"verdict": "inconclusive"}, "not better on the drifted slice: because"),
         ({"ledger": False}, "hash chain is broken"),
     ],

@@ -38,10 +38,11 @@ def home(tmp_path):
 
 
 @pytest.fixture
-def page(monkeypatch):
-    publish = MagicMock(return_value="page.html")
-    monkeypatch.setattr("tasks.evaluation.publish_evaluation", publish)
-    return publish
+def shown(monkeypatch):
+    """What the gate made artifacts of."""
+    artifact = MagicMock()
+    monkeypatch.setattr("tasks.evaluation_report.create_markdown_artifact", artifact)
+    return artifact
 
 
 def write(home, policy):
@@ -61,7 +62,7 @@ def evaluated(home, output=None, **versions):
 
 def gated(home, output=None, **versions):
     with evaluated(home, output, **versions) as work:
-        return gate.fn(work, PLAN, VERSION, {}, output or compared())
+        return gate.fn(work, PLAN, VERSION, output or compared())
 
 
 def proof(home):
@@ -80,7 +81,7 @@ def costs(champion_ms=10.0, challenger_ms=11.0, size=4_000_000):
     return {**compared(), COSTS: Costs((4_000_000, size), times, {}).to_json(0.95)}
 
 
-def test_a_cycle_decides_by_the_policy_about_all_images_classes_and_cameras_and_records_it(home, page):
+def test_a_cycle_decides_by_the_policy_about_all_images_classes_and_cameras_and_records_it(home, shown):
     write(home, EVERYTHING)
 
     decision = gated(home)
@@ -91,11 +92,15 @@ def test_a_cycle_decides_by_the_policy_about_all_images_classes_and_cameras_and_
         *(f"max_loss.per_class.class {index}" for index in range(3)),
     ]  # fmt: skip
     assert GatePolicy.of(decision["policy"]) == GatePolicy.of(EVERYTHING)
-    assert (decision["page"], decision["learnt_images"]) == ("page.html", 1)
-    assert page.call_args.args[-1].resamples == 200
+    assert decision["learnt_images"] == 1
+    assert "page" not in decision
+    artifact = shown.call_args.kwargs
+    assert artifact["key"] == "gate"
+    assert artifact["markdown"].startswith("## better\n")
+    assert "| must_improve.recall | better |" in artifact["markdown"]
 
 
-def test_a_camera_of_which_no_test_image_is_there_cannot_be_judged(home, page):
+def test_a_camera_of_which_no_test_image_is_there_cannot_be_judged(home, shown):
     write(home, {**EVERYTHING, "must_improve": [{"slice": "camera: noth"}]})
 
     decision = gated(home)
@@ -104,7 +109,7 @@ def test_a_camera_of_which_no_test_image_is_there_cannot_be_judged(home, page):
     assert decision["reasons"][0] == "Target slice 'camera: noth' cannot be judged: it was not compared."
 
 
-def test_a_policy_that_the_challenger_fails_keeps_the_champion(home, page):
+def test_a_policy_that_the_challenger_fails_keeps_the_champion(home, shown):
     write(home, {**EVERYTHING, "operating_point": {"min_recall": 0.999}})
 
     decision = gated(home)
@@ -112,7 +117,7 @@ def test_a_policy_that_the_challenger_fails_keeps_the_champion(home, page):
     assert (decision["verdict"], decision["passed"]) == ("worse", False)
 
 
-def test_without_a_policy_the_two_rules_decide_from_the_stored_comparisons(home, page):
+def test_without_a_policy_the_two_rules_decide_from_the_stored_comparisons(home, shown):
     tampered = compared()
     tampered[NEW] |= {"low": -0.1, "verdict": "inconclusive"}
 
@@ -123,11 +128,10 @@ def test_without_a_policy_the_two_rules_decide_from_the_stored_comparisons(home,
     ]  # fmt: skip
     assert (decision["verdict"], decision["margin"]) == ("inconclusive", 0.03)
     assert "policy" not in decision
-    assert page.call_args.args[-1] is home.config.evaluation
 
 
 @pytest.mark.parametrize("policy", [None, EVERYTHING])
-def test_test_images_that_were_trained_on_stop_the_gate_and_the_proof_finds_them_again(home, page, policy):
+def test_test_images_that_were_trained_on_stop_the_gate_and_the_proof_finds_them_again(home, shown, policy):
     if policy is not None:
         write(home, policy)
 
@@ -140,18 +144,18 @@ def test_test_images_that_were_trained_on_stop_the_gate_and_the_proof_finds_them
     assert not proof(home).holds
 
 
-def test_test_images_that_the_champion_was_trained_on_stop_the_gate_too(home, page):
+def test_test_images_that_the_champion_was_trained_on_stop_the_gate_too(home, shown):
     with evaluated(home) as work:
         known = home.datasets.get_version("v1.0.0").items
         known[4] = SimpleNamespace(**{**vars(known[4]), "split": "train"})
-        decision = gate.fn(work, PLAN, VERSION, {}, compared())
+        decision = gate.fn(work, PLAN, VERSION, compared())
 
     assert decision["verdict"] == "invalid"
     assert f"first {known[4].image!r}" in decision["reasons"][0]
 
 
 @pytest.mark.parametrize("policy", [None, EVERYTHING])
-def test_the_decision_is_proven_by_the_rules_that_were_recorded_not_by_those_of_today(home, page, policy):
+def test_the_decision_is_proven_by_the_rules_that_were_recorded_not_by_those_of_today(home, shown, policy):
     if policy is not None:
         write(home, policy)
     gated(home)
@@ -162,6 +166,14 @@ def test_the_decision_is_proven_by_the_rules_that_were_recorded_not_by_those_of_
     assert ("by the recorded policy" in proof(home).said) == (policy is not None)
 
 
+def test_a_decision_of_a_cycle_that_recorded_its_page_with_it_still_holds(home, shown):
+    gated(home)
+
+    rewrite(home, lambda _: {"page": "cycles/cycle-manual/evaluation.html"})
+
+    assert proof(home).holds
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -170,7 +182,7 @@ def test_the_decision_is_proven_by_the_rules_that_were_recorded_not_by_those_of_
         lambda output: {"policy": {**output["policy"], "operating_point": {"min_recall": 0.999}}},
     ],
 )
-def test_a_record_of_a_gate_that_was_changed_no_longer_holds(home, page, change):
+def test_a_record_of_a_gate_that_was_changed_no_longer_holds(home, shown, change):
     write(home, EVERYTHING)
     gated(home)
 
@@ -179,7 +191,7 @@ def test_a_record_of_a_gate_that_was_changed_no_longer_holds(home, page, change)
     assert not proof(home).holds
 
 
-def test_a_policy_changed_before_the_gate_decides_and_one_changed_behind_it_is_a_conflict(home, page):
+def test_a_policy_changed_before_the_gate_decides_and_one_changed_behind_it_is_a_conflict(home, shown):
     write(home, EVERYTHING)
     with evaluated(home):
         pass
@@ -187,7 +199,7 @@ def test_a_policy_changed_before_the_gate_decides_and_one_changed_behind_it_is_a
 
     assert gated(home)["verdict"] == "worse"
     assert gated(home)["verdict"] == "worse"
-    assert page.call_count == 1
+    assert shown.call_count == 1
     write(home, EVERYTHING)
     with pytest.raises(Conflict, match="Stage gate of cycle cycle-manual was done for other inputs"):
         gated(home)
@@ -203,7 +215,7 @@ def test_a_policy_changed_before_the_gate_decides_and_one_changed_behind_it_is_a
     ],
 )
 def test_limits_are_judged_by_what_the_cycle_measured_and_so_they_are_replayed(
-    home, page, measured, verdict, rule
+    home, shown, measured, verdict, rule
 ):
     write(home, LIMITED)
 

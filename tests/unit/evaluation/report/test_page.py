@@ -2,20 +2,24 @@ import base64
 import io
 import re
 import warnings
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import retrain.evaluation.report.page
 from retrain.boxes import Annotations, Detections
 from retrain.errors import BadInput
+from retrain.evaluation.comparator import ModelComparator
+from retrain.evaluation.errors_analysis import ErrorAnalyzer
 from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.gate import GateDecision, RuleFinding
 from retrain.evaluation.predictions import Predictions
 from retrain.evaluation.protocol import EvaluationProtocol
 from retrain.evaluation.report.crops import FOUND, TRUE, cut_out
-from retrain.evaluation.report.page import report_page
+from retrain.evaluation.report.page import ReportPage
 from retrain.evaluation.result import EvaluationResult, Served
 from retrain.evaluation.truth import LabelledImage, Truth
 from retrain.evaluation.visualizer import Visualizer
@@ -57,7 +61,7 @@ def said(page):
 def test_a_page_of_one_model_says_its_numbers_and_needs_nothing_else():
     one = result("model_v2.pt", 0.8, 0)
 
-    page = report_page(one, pixels)
+    page = ReportPage(one).html(pixels)
 
     summary = one.evaluation.summary
     for value in (summary.map50, summary.map50_95, summary.coco["ar100"], summary.precision, summary.recall):
@@ -69,11 +73,11 @@ def test_a_page_of_one_model_says_its_numbers_and_needs_nothing_else():
     # No network, no script.
     assert not re.search(r"(?:src|href)=\"(?!data:|#)", page)
     assert "<script" not in page
-    assert page == report_page(one, pixels)
+    assert page == ReportPage(one).html(pixels)
 
 
 def test_what_comes_from_outside_is_escaped():
-    page = report_page(result("<script>alert(1)</script>.pt", 0.8, 0), pixels)
+    page = ReportPage(result("<script>alert(1)</script>.pt", 0.8, 0)).html(pixels)
 
     assert "<script>" not in page
     assert "<b>dog</b>" not in page
@@ -83,7 +87,7 @@ def test_what_comes_from_outside_is_escaped():
 def test_a_page_of_two_models_says_what_changed_and_how_surely():
     before, after = result("old.pt", 0.4, 0), result("new.pt", 0.95, 1)
 
-    page = report_page(after, pixels, before, resamples=200)
+    page = ReportPage(after, before, resamples=200).html(pixels)
 
     old, new = before.evaluation.summary.map50, after.evaluation.summary.map50
     assert f'<span class="before">{old:.3f}</span>' in page
@@ -101,7 +105,9 @@ def test_the_gate_s_decision_stands_first_with_each_rule():
     )
     decision = GateDecision("invalid", passed=False, reasons=tuple(rule.said for rule in rules), rules=rules)
 
-    page = report_page(result("new.pt", 0.9, 1), pixels, result("old.pt", 0.5, 0), decision, resamples=200)
+    page = ReportPage(result("new.pt", 0.9, 1), result("old.pt", 0.5, 0), decision, resamples=200).html(
+        pixels
+    )
 
     lede = re.search(r'<p class="lede">(.*?)</p>', page, re.DOTALL)
     assert lede
@@ -111,18 +117,44 @@ def test_the_gate_s_decision_stands_first_with_each_rule():
     assert "mAP50 is better." in page
 
 
+def test_a_page_with_pictures_and_one_without_bootstrap_and_draw_once(monkeypatch):
+    counts = Counter()
+
+    def counted(place, name):
+        real = getattr(place, name)
+        monkeypatch.setattr(place, name, lambda *a, **k: counts.update([name]) or real(*a, **k))
+
+    once = ("all_slices", "worst_slices", "pictures", "object_changes", "ErrorAnalyzer", "Visualizer")
+    for name in once:
+        counted(retrain.evaluation.report.page, name)
+    counted(ModelComparator, "compare")
+    counted(ErrorAnalyzer, "false_positives")
+    counted(ErrorAnalyzer, "false_negatives")
+    pair = result("new.pt", 0.9, 1), result("old.pt", 0.5, 0)
+    both = ReportPage(*pair, resamples=200)
+
+    without, with_pictures = both.html(None), both.html(pixels)
+
+    once = {*once, "compare", "false_positives", "false_negatives"}
+    assert counts == dict.fromkeys(once, 1)
+    assert with_pictures == ReportPage(*pair, resamples=200).html(pixels)
+    assert without == both.html(None)
+    assert "image/jpeg" in with_pictures
+    assert "image/jpeg" not in without
+
+
 def test_models_of_other_images_are_not_drawn_beside_each_other():
     one, other = result("a.pt", 0.8, 0), result("b.pt", 0.8, 0, images=20)
 
     with pytest.raises(BadInput):
-        report_page(one, pixels, other)
+        ReportPage(one, other).html(pixels)
     with pytest.raises(BadInput, match="not of the same images"):
         Visualizer(one.evaluation, other.evaluation)
 
 
 @pytest.mark.parametrize("quality", [0.0, 1.0])
 def test_nothing_found_and_everything_found_are_drawn(quality):
-    page = report_page(result("a.pt", quality, 0), pixels)
+    page = ReportPage(result("a.pt", quality, 0)).html(pixels)
 
     assert "nan" not in said(page)
 
@@ -135,7 +167,7 @@ def test_names_are_drawn_as_they_are_written(classes):
     with warnings.catch_warnings():
         # Of a legend that matplotlib finds no label for.
         warnings.simplefilter("error")
-        page = report_page(one, pixels, other)
+        page = ReportPage(one, other).html(pixels)
 
     assert classes[0] in page
 
@@ -146,7 +178,7 @@ def test_an_attribute_that_is_known_of_no_image_is_no_slice():
     unknown = tuple({**each, "weather": None, "hour": float("nan")} for each in truth.attributes)
     blank = replace(one, evaluation=replace(one.evaluation, truth=replace(truth, attributes=unknown)))
 
-    page = report_page(blank, pixels)
+    page = ReportPage(blank).html(pixels)
 
     assert "weather" not in page
     assert "cam 1" in page
@@ -155,7 +187,7 @@ def test_an_attribute_that_is_known_of_no_image_is_no_slice():
 def test_notes_of_both_models_are_shown_and_equal_ones_once():
     one, other = (replace(result("m", 0.8, seed), notes=("same", f"of {seed}")) for seed in (0, 1))
 
-    page = report_page(one, None, other)
+    page = ReportPage(one, other).html(None)
 
     assert [page.count(f'<p class="warn">{note}</p>') for note in ("same", "of 0", "of 1")] == [1, 1, 1]
 
@@ -167,13 +199,13 @@ def test_models_of_the_same_file_name_are_told_apart_by_their_folders(monkeypatc
         lambda one, before, names: drawn.append(names) or Visualizer(one, before, names),
     )
     for before, after in (("a/best.pt", "b/best.pt"), ("a/old.pt", "b/new.pt")):
-        report_page(result(after, 0.8, 0), None, result(before, 0.8, 1))
+        ReportPage(result(after, 0.8, 0), result(before, 0.8, 1)).html(None)
 
     assert drawn == [("a/best.pt", "b/best.pt"), ("old.pt", "new.pt")]
 
 
 def test_the_level_of_the_intervals_is_not_rounded():
-    page = report_page(result("b", 0.9, 0), None, result("a", 0.8, 1), level=0.975)
+    page = ReportPage(result("b", 0.9, 0), result("a", 0.8, 1), level=0.975).html(None)
 
     assert "Intervals at 97.5% from" in page
     assert ", 97.5% interval" in page
@@ -186,7 +218,7 @@ def test_images_without_objects_are_drawn():
     served = Served(0.25, "the release")
     one = EvaluationResult("a.pt", "ab" * 32, "torch", 64, "empty", evaluation, ("map50",), served)
 
-    page = report_page(one, pixels)
+    page = ReportPage(one).html(pixels)
 
     assert "0 objects" in page
     assert "nan" not in said(page)
