@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from flows.collect_app import collect_app
+from flows.config_option import ConfigFile
 from flows.dataset_app import dataset_app
 from flows.evaluate_command import compare, evaluate
 from flows.gate_app import gate_app
@@ -40,10 +41,6 @@ app.add_typer(jobs_app, name="jobs")
 app.command()(evaluate)
 app.command()(compare)
 app.add_typer(gate_app, name="gate")
-
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="Configuration file; default: RETRAIN_CONFIG.")
-]
 
 
 def _show_version(asked: bool) -> None:

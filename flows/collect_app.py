@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from flows.config_option import ConfigFile
+
 if TYPE_CHECKING:
     from tasks.resources import Resources
 
@@ -31,9 +33,6 @@ collect_app = typer.Typer(
 Storage = Annotated[
     Path | None,
     typer.Option(help="Folder of spool, images and index; default: the configured store.", file_okay=False),
-]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="Configuration file; default: RETRAIN_CONFIG.")
 ]
 
 

@@ -7,6 +7,7 @@ import typer
 
 from flows import dataset_keeping, dataset_making, dataset_moving, dataset_reading
 from flows import dataset_options as given
+from flows.config_option import ConfigFile
 from retrain.errors import BadInput
 
 dataset_app = typer.Typer(help="Dataset versions: make, look at, compare, check, share.")
@@ -68,7 +69,7 @@ def dataset(
     report: given.Report = None,
     one_based: given.OneBased = False,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Dataset versions: make, look at, compare, check, share.
 

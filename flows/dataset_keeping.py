@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from flows import dataset_options as given
+from flows.config_option import ConfigFile
 
 
 def tag(
@@ -14,7 +15,7 @@ def tag(
     ],
     move: Annotated[bool, typer.Option("--move", help="Take it from the version that has it.")] = False,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Give a version another name."""
     from flows.dataset_place import existing_datasets
@@ -27,7 +28,7 @@ def tag(
 def untag(
     name: Annotated[str, typer.Argument(metavar="TAG", help="A name that `tag` gave.")],
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Take a tag away; versions stay."""
     from flows.dataset_place import existing_datasets
@@ -42,7 +43,7 @@ def gc(
         typer.Option(min=0.0, metavar="DAYS", help="Drafts that nobody has touched for so long go, too."),
     ] = 30.0,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Delete what no version uses: old drafts, and what killed commands left."""
     from flows.dataset_forget import collect_garbage
@@ -61,7 +62,7 @@ def forget(
     of: Annotated[str | None, typer.Option("--of", help="The version that --where is asked of.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say who saw them.")] = False,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Keep images out of all future versions, and say which versions and released models saw them."""
     from flows.dataset_forget import forget_images

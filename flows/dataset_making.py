@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows import dataset_options as given
+from flows.config_option import ConfigFile
 
 if TYPE_CHECKING:
     from flows.dataset_import import SourceOptions
@@ -20,7 +21,7 @@ def create(
     classes: given.Classes = None,
     gold: given.Gold = False,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Begin a draft, which nobody sees before it is committed."""
     from flows.dataset_make import create as begin
@@ -45,7 +46,7 @@ def add(
     report: given.Report = None,
     one_based: given.OneBased = False,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Add labelled images to a draft; adding the same again changes nothing."""
     from flows.dataset_import import SourceOptions
@@ -62,7 +63,7 @@ def commit(
     name: given.Name,
     waive: given.Waive = None,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Make a draft a version: splits, leak check, storage, tag. Killed anywhere, the same command goes on."""
     from flows.dataset_make import commit as end
@@ -89,7 +90,7 @@ def import_(
     report: given.Report = None,
     one_based: given.OneBased = False,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Create, add and commit in one."""
     from flows.dataset_import import SourceOptions
@@ -120,7 +121,7 @@ def merge(
     description: given.Description = None,
     waive: given.Waive = None,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Make a version with the images of two."""
     from flows.dataset_arguments import read_class_map
@@ -138,7 +139,7 @@ def subset(
     where: given.Where = None,
     description: given.Description = None,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Make a version with only the images that meet all conditions."""
     from flows.dataset_make import show_made
@@ -153,7 +154,7 @@ def revert(
     to: Annotated[str, typer.Option("--to", help="Version whose images and labels are wanted again.")],
     description: given.Description = None,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Make a version that is as an older one was; those between stay."""
     from flows.dataset_make import show_made

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from flows import dataset_options as given
+from flows.config_option import ConfigFile
 
 remote_app = typer.Typer(help="Where `push` and `pull` go.", no_args_is_help=True)
 
@@ -17,7 +18,7 @@ def export(
     split: given.OfSplit = None,
     one_based: given.OneBased = False,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Write a version as files for other tools; what was written is read back."""
     from flows.dataset_move import export_version
@@ -26,7 +27,7 @@ def export(
     export_version(existing_datasets(path, config), name, target, target_format, split, one_based=one_based)
 
 
-def checkout(name: given.Existing, path: given.Folder = None, config: given.ConfigFile = None) -> None:
+def checkout(name: given.Existing, path: given.Folder = None, config: ConfigFile = None) -> None:
     """Show a version's manifest and packs in the folder itself; the next commit shows the newest again."""
     from flows.dataset_place import existing_datasets
 
@@ -43,7 +44,7 @@ def materialise(
         str | None, typer.Option(help="Only this split; default: all, each in its folder.")
     ] = None,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Lay a version out as Ultralytics trains on it (data.yaml, images, labels), and print the folder.
 
@@ -62,7 +63,7 @@ def remote_add(
     name: Annotated[str, typer.Option(help="What DVC calls it.")] = "store",
     replace: Annotated[bool, typer.Option("--replace", help="Also if it is another place now.")] = False,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Set the remote, for this folder and every clone. Credentials come from the environment only."""
     from flows.dataset_move import add_remote
@@ -76,7 +77,7 @@ def push(
         str | None, typer.Option(help="Git address or remote to send the history to as well.")
     ] = None,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Send the data of every version to the remote."""
     from flows.dataset_move import push_all
@@ -90,7 +91,7 @@ def pull(
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Versions or tags; default: all.")
     ] = None,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Bring the data of versions from the remote."""
     from flows.dataset_move import pull_data
@@ -102,7 +103,7 @@ def pull(
 def clone(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Git address of another copy.")],
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Copy the history of another copy to here; `pull` then brings the data."""
     from flows.dataset_move import clone_history
@@ -132,7 +133,7 @@ def augment_preview(
         ),
     ] = None,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Draw training images beside augmented variants of them."""
     from flows.dataset_place import existing_datasets

@@ -9,9 +9,6 @@ Folder = Annotated[
     Path | None,
     typer.Option("--path", help="Folder of the versions; default: dataset.versions_path.", file_okay=False),
 ]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="Configuration file; default: RETRAIN_CONFIG.")
-]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the version, such as v1.1.0.")]
 Existing = Annotated[str, typer.Argument(metavar="NAME", help="A version, or a tag of one.")]
 Source = Annotated[

@@ -5,9 +5,10 @@ from typing import Annotated
 import typer
 
 from flows import dataset_options as given
+from flows.config_option import ConfigFile
 
 
-def log(as_json: given.AsJson = False, path: given.Folder = None, config: given.ConfigFile = None) -> None:
+def log(as_json: given.AsJson = False, path: given.Folder = None, config: ConfigFile = None) -> None:
     """List all versions, newest first."""
     from flows.dataset_place import existing_datasets
     from flows.dataset_show import show_infos
@@ -19,7 +20,7 @@ def lineage(
     name: given.Existing,
     as_json: given.AsJson = False,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """List a version and those it was made from, newest first."""
     from flows.dataset_place import existing_datasets
@@ -32,7 +33,7 @@ def show(
     name: given.Existing,
     as_json: given.AsJson = False,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Show what a version says of itself, with every leak that was waived."""
     from flows.dataset_place import existing_datasets
@@ -46,7 +47,7 @@ def stats(
     html: given.Html = None,
     as_json: given.AsJson = False,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Show classes, sizes, label quality and coverage of a version."""
     from flows.dataset_place import existing_datasets
@@ -61,7 +62,7 @@ def diff(
     html: given.Html = None,
     as_json: given.AsJson = False,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Show what changed from one version to another."""
     from flows.dataset_place import existing_datasets
@@ -75,7 +76,7 @@ def check(
     examples: Annotated[int, typer.Option(min=0, help="How many issues of each kind to show.")] = 3,
     as_json: given.AsJson = False,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Look for labels, images and classes that cannot be right; exit code 1 when there are errors."""
     from flows.dataset_place import existing_datasets
@@ -90,7 +91,7 @@ def verify(
         typer.Argument(metavar="[NAME]", help="A version, or a tag of one; default: all versions."),
     ] = None,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Read every byte again, and name each damaged or missing object; exit code 1 when there is one."""
     from flows.dataset_place import existing_datasets
@@ -105,7 +106,7 @@ def seen(
     ],
     as_json: given.AsJson = False,
     path: given.Folder = None,
-    config: given.ConfigFile = None,
+    config: ConfigFile = None,
 ) -> None:
     """Say which versions have an image, in which split, and which released models saw it."""
     from flows.dataset_forget import show_who_saw

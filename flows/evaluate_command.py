@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.config_option import ConfigFile
 from retrain.errors import BadInput
 
 if TYPE_CHECKING:
@@ -54,9 +55,6 @@ Folder = Annotated[
     typer.Option(
         "--datasets", help="Folder of the versions; default: dataset.versions_path.", file_okay=False
     ),
-]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="Configuration file; default: RETRAIN_CONFIG.")
 ]
 _DEFAULT = "map,map50,precision,recall,f1"
 

@@ -5,9 +5,7 @@ from typing import Annotated
 
 import typer
 
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="Configuration file; default: RETRAIN_CONFIG.")
-]
+from flows.config_option import ConfigFile
 
 gate_app = typer.Typer(help="What decides whether a challenger becomes champion.", no_args_is_help=True)
 

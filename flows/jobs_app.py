@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.config_option import ConfigFile
+
 if TYPE_CHECKING:
     from retrain.training.jobs import TrainingJobs
 
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="Configuration file; default: RETRAIN_CONFIG.")
-]
 Job = Annotated[str, typer.Argument(help="Id of a job, or the beginning of it.")]
 
 jobs_app = typer.Typer(help="Training jobs: list, look at, watch, cancel, resume.", no_args_is_help=True)

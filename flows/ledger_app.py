@@ -1,16 +1,12 @@
 """`retrain ledger`: what was in production when, and why."""
 
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from flows.config_option import ConfigFile
 from retrain.errors import BadInput, NotFound, PostConditionFailed
-
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="Configuration file; default: RETRAIN_CONFIG.")
-]
 
 ledger_app = typer.Typer(help="What was in production when, and why.", no_args_is_help=True)
 

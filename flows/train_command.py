@@ -2,10 +2,11 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -42,21 +43,23 @@ def settings_of(
 
 def train(resources: Resources, settings: dict[str, Any], console: Console, *, resume: bool) -> None:
     """Run the flow here and show the job meanwhile."""
+    from flows.own_server import start_server
     from flows.training import training_flow
 
     orchestrator, request = orchestrator_for(settings, resources)
     job_id = orchestrator.job_id(request)
     if not console.is_terminal:
         console.print(f"job {job_id}")
-    over = threading.Event()
-    jobs = TrainingJobs(jobs_folder(resources))
-    viewer = threading.Thread(target=follow, args=(_until(over, jobs, job_id), console), daemon=True)
-    viewer.start()
     try:
-        done = training_flow(settings, resume=resume, config=resources.config)
-    finally:
-        over.set()
-        viewer.join()
+        start_server()
+        with _shown(TrainingJobs(jobs_folder(resources)), job_id, console):
+            done = training_flow(settings, resume=resume, config=resources.config)
+    except KeyboardInterrupt:
+        typer.echo(
+            f"Interrupted; the same command again goes on with job {job_id[:8]} from its last checkpoint.",
+            err=True,
+        )
+        raise typer.Exit(130) from None
     best = done["best"]
     if done["reused"]:
         console.print("was finished already; nothing was trained")
@@ -93,6 +96,18 @@ def _verdict(check: Check) -> Text:
     if not check.ok:
         return Text("bad", style="red")
     return Text("look", style="yellow") if check.warning else Text("good", style="green")
+
+
+@contextmanager
+def _shown(jobs: TrainingJobs, job_id: str, console: Console) -> Iterator[None]:
+    over = threading.Event()
+    viewer = threading.Thread(target=follow, args=(_until(over, jobs, job_id), console), daemon=True)
+    viewer.start()
+    try:
+        yield
+    finally:
+        over.set()
+        viewer.join()
 
 
 def _until(over: threading.Event, jobs: TrainingJobs, job_id: str) -> Iterator[JobStatus]:

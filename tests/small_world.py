@@ -50,6 +50,12 @@ def picture(number):
 
 def make_world(resources):
     """Dataset v1.0.0, the first champion, and samples that wait."""
+    commit_first_version(resources)
+    first_champion_flow("v1.0.0", resources.config)
+    collect(resources, first=100)
+
+
+def commit_first_version(resources):
     frames = [picture(number) for number in range(48)]
     draft = resources.datasets.create_version(
         "v1.0.0", splits=resources.config.dataset.splits.model_dump(), classes=["even", "odd"]
@@ -63,8 +69,6 @@ def make_world(resources):
         metadata=[{}] * 48,
     )
     resources.datasets.commit("v1.0.0")
-    first_champion_flow("v1.0.0", resources.config)
-    collect(resources, first=100)
 
 
 def collect(resources, first):

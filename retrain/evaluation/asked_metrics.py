@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from retrain.errors import ConfigError
+from retrain.evaluation.arguments import checked_list
 from retrain.evaluation.coco import NUMBERS
 from retrain.evaluation.metrics import MetricSummary
 
@@ -20,9 +21,9 @@ def checked_metrics(asked: Iterable[str]) -> tuple[str, ...]:
     """Without repetition, in the order asked.
 
     Raises:
-        ConfigError: an unknown name, or none; the valid ones are listed.
+        ConfigError: an unknown name, or none; the valid ones are listed. Or no list.
     """
-    names = tuple(dict.fromkeys(asked))
+    names = tuple(dict.fromkeys(checked_list(asked, "metrics")))
     unknown = [name for name in names if name not in METRICS]
     if unknown or not names:
         what = f"Unknown metrics {', '.join(map(repr, unknown))}" if unknown else "No metric was asked for"

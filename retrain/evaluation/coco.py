@@ -52,7 +52,8 @@ def coco_numbers(truth: Truth, predictions: Predictions) -> CocoNumbers:
 
 def _evaluator(truth: Truth, predictions: Predictions) -> Any:
     images = [{"id": row, "width": 0, "height": 0} for row in range(len(truth.images))]
-    categories = [{"id": index, "name": name} for index, name in enumerate(truth.classes)]
+    # Of an empty name hotcoco complains to stderr.
+    categories = [{"id": index, "name": name or str(index)} for index, name in enumerate(truth.classes)]
     true = hotcoco.COCO.from_arrays(
         images,
         categories,

@@ -214,7 +214,8 @@ def _verdict(change: Change, level: float) -> tuple[Verdict, str]:
         return "invalid", change.problem
     low, high = change.low, change.high
     said = (
-        f"{change.metric} changed by {change.difference:+.3f}, {level:.0%} interval {low:+.3f} to {high:+.3f}"
+        f"{change.metric} changed by {change.difference:+.3f}, "
+        f"{100 * level:g}% interval {low:+.3f} to {high:+.3f}"
     )
     if low > 0:
         return "better", f"{said}: better."

@@ -9,6 +9,7 @@ import numpy as np
 
 from retrain.boxes import FloatArray, IntArray
 from retrain.errors import BadInput
+from retrain.evaluation.arguments import checked_evaluation
 from retrain.evaluation.error_costs import cost_of_false_positives, cost_of_missing
 from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.json_ready import json_ready
@@ -92,10 +93,14 @@ class Localisation:
 
 
 class ErrorAnalyzer:
-    """Errors of one evaluation, at IoU 0.5 and the confidence that the model is served with, but for `tide`."""
+    """Errors of one evaluation, at IoU 0.5 and the confidence that the model is served with, but for `tide`.
+
+    Raises:
+        BadInput: given something else than an evaluation.
+    """
 
     def __init__(self, evaluation: Evaluation) -> None:
-        self.evaluation = evaluation
+        self.evaluation = checked_evaluation(evaluation)
         self._truth, self._predictions = evaluation.truth, evaluation.predictions
         self._served = evaluation.served
 

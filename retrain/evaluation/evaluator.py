@@ -7,6 +7,7 @@ from pathlib import Path
 
 from retrain.dataset.manager import DatasetManager
 from retrain.errors import BadInput, ConfigError
+from retrain.evaluation.arguments import checked_device, checked_fraction, checked_list, checked_path
 from retrain.evaluation.asked_metrics import DEFAULT_METRICS, SPEED, checked_metrics, compared_by
 from retrain.evaluation.class_mapping import ClassMapping
 from retrain.evaluation.comparator import compare
@@ -38,6 +39,9 @@ class ModelEvaluator:
         protocol: how models are asked; `runtime` is filled in.
         device: `cpu`, `cuda` or `cuda:<index>`.
         on_progress: told the model and how many images are done.
+
+    Raises:
+        ConfigError, BadInput: an argument is none of these; nothing was opened yet.
     """
 
     def __init__(
@@ -56,12 +60,16 @@ class ModelEvaluator:
         speed_plan: SpeedPlan | None = None,
         on_progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
-        if confidence is not None and not 0 <= confidence <= 1:
-            raise ConfigError(f"confidence must be in [0, 1], got {confidence}.")
+        for given, what in ((model_path, "model_path"), (test_dataset, "test_dataset")):
+            checked_path(given, what)
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ConfigError(f"batch_size must be a whole number from 1, got {batch_size!r}.")
         self._model_path, self._test_dataset, self._datasets = model_path, test_dataset, datasets
-        self._metrics, self._confidence = checked_metrics(metrics), confidence
+        self._metrics = checked_metrics(metrics)
+        self._confidence = None if confidence is None else checked_fraction(confidence, "confidence")
         self._split, self._images = split, images
-        self._protocol, self._device, self._batch_size = protocol or EvaluationProtocol(), device, batch_size
+        self._protocol, self._batch_size = protocol or EvaluationProtocol(), batch_size
+        self._device = checked_device(device)
         self._speed_plan, self._on_progress = speed_plan or SpeedPlan(), on_progress
 
     @cached_property
@@ -85,6 +93,7 @@ class ModelEvaluator:
         Raises:
             ConfigError: fewer than two models, or one twice.
         """
+        models = checked_list(models, "models")
         if len(models) < 2 or len({str(model) for model in models}) < len(models):
             named = ", ".join(map(str, models))
             raise ConfigError(f"A comparison needs two models or more, each once, got {named or 'none'}.")

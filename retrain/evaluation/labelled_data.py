@@ -16,6 +16,7 @@ from retrain.dataset.manager import DatasetManager
 from retrain.dataset.measuring.coverage import camera_of, time_of
 from retrain.dataset.version import DatasetItem, DatasetVersion
 from retrain.errors import BadInput, NotFound
+from retrain.evaluation.arguments import checked_path
 from retrain.evaluation.coco_data import CocoImage, read_coco
 from retrain.evaluation.run import EvaluationItem, Image
 from retrain.images import read_pixels
@@ -70,7 +71,7 @@ def open_data(
         NotFound: there is no such version, folder or file.
         BadInput: no images, one that is missing, or labels that cannot be read.
     """
-    path = Path(given)
+    path = checked_path(given, "Test data")
     if path.is_file() and path.suffix == ".json":
         return _of_coco_file(path, images)
     if images is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrain.errors import BadInput, NotFound, Unavailable
+from retrain.evaluation.arguments import checked_device, checked_path
 from retrain.evaluation.run import Predict
 
 if TYPE_CHECKING:
@@ -52,9 +53,11 @@ def open_model(path: str | Path, device: str = "cpu") -> EvaluatedModel:
     Raises:
         NotFound: there is nothing there.
         BadInput: damaged, or no detector.
+        ConfigError: no device has that name.
         Unavailable: the device is not there, or official weights are neither here nor to be had.
     """
-    name, place = str(path), _located(Path(path))
+    checked_device(device)
+    name, place = str(path), _located(checked_path(path, "A model"))
     if place.is_dir():
         return _opened_folder(name, place, device)
     if place.suffix == ".pt":

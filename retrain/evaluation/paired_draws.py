@@ -8,6 +8,7 @@ import numpy as np
 
 from retrain.boxes import FloatArray, IntArray
 from retrain.errors import BadInput
+from retrain.evaluation.arguments import checked_evaluation
 from retrain.evaluation.average_precision import AveragePrecision, ClassPool, pools
 from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.truth import BoolArray
@@ -116,8 +117,10 @@ def check_pair(champion: Evaluation, challenger: Evaluation) -> None:
     """Whether the two may be compared.
 
     Raises:
-        BadInput: they were not evaluated on the same images, groups and objects, or not asked in the same way.
+        BadInput: one is no evaluation, they were not evaluated on the same images, groups and objects, or not asked in
+            the same way.
     """
+    champion, challenger = checked_evaluation(champion), checked_evaluation(challenger)
     if champion.truth.digest != challenger.truth.digest:
         raise BadInput(
             f"Champion and challenger were evaluated on different images, groups, classes or objects "

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from retrain.boxes import Annotations, Detections
 from retrain.errors import BadInput
+from retrain.evaluation.arguments import checked_fraction, checked_list
 from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.predictions import Predictions
 from retrain.evaluation.protocol import EvaluationProtocol
@@ -73,9 +74,11 @@ def evaluate(
         on_progress: told how many images are done, after each batch.
 
     Raises:
+        ConfigError: `classes` is no list, or `confidence` out of range.
         BadInput: no image, an image twice, a class outside the range, or a wrong number of predictions.
     """
     protocol = protocol or EvaluationProtocol()
+    classes, confidence = checked_list(classes, "classes"), checked_fraction(confidence, "confidence")
     images: list[LabelledImage] = []
     found: dict[str, Detections] = {}
     for batch in _batches(items, batch_size):

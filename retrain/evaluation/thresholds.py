@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from retrain.errors import BadInput
+from retrain.evaluation.arguments import checked_evaluation
 from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.json_ready import json_ready
 from retrain.evaluation.ranked import Ranked, all_classes, ranked_by_class
@@ -88,7 +89,7 @@ def fit_thresholds(evaluation: Evaluation, split: str) -> Thresholds:
         split: that the evaluation is of, as the caller knows; only `val` may be fitted on.
 
     Raises:
-        BadInput: another split.
+        BadInput: another split, or no evaluation.
     """
     if split != "val":
         why = {
@@ -96,7 +97,7 @@ def fit_thresholds(evaluation: Evaluation, split: str) -> Thresholds:
             "train": "a model is surer of images that it was trained on than of new ones",
         }.get(split, "only that split is kept for choices like this")
         raise BadInput(f"Thresholds are fitted on the val split, got {split!r}: {why}. Evaluate on val.")
-    each = ranked_by_class(evaluation)
+    each = ranked_by_class(checked_evaluation(evaluation))
     classes = {name: _best(one) for name, one in zip(evaluation.truth.classes, each, strict=True)}
     return Thresholds(_best(all_classes(each)), classes, split, evaluation.truth.digest)
 

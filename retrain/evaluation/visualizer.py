@@ -1,7 +1,7 @@
 """Pictures of an evaluation, as PNG."""
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -17,6 +17,7 @@ from retrain.evaluation.curves import ClassCurves, Curves, curves
 from retrain.evaluation.errors_analysis import ErrorAnalyzer
 from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.served_confidence import shown_confidence
+from retrain.pages.lettering import in_any_script, legible
 
 # More lines, or names beside a matrix, cannot be told apart.
 _NAMED = 12
@@ -43,7 +44,7 @@ class Visualizer:
         if before is not None and before.truth.digest != evaluation.truth.digest:
             raise BadInput("The two evaluations are not of the same images and objects; draw each alone.")
         self._evaluation, self._before = evaluation, before
-        self._names = _plain_text(names[0]), _plain_text(names[1])
+        self._names = legible(names[0], "before"), legible(names[1], "after")
 
     @cached_property
     def _curves(self) -> list[tuple[str, str, Curves]]:
@@ -130,7 +131,7 @@ class Visualizer:
     def confusion(self) -> bytes:
         """Of the shown model at its served confidence: true classes down, predicted ones across."""
         found = confusion_matrix(self._evaluation)
-        shares, names = found.by_truth, [*map(_plain_text, found.classes), "background"]
+        shares, names = found.by_truth, [*_class_names(found.classes), "background"]
         side = min(3.4 + 0.34 * len(names), 11.0)
         figure, axes = _figure(side, side * 0.86)
         # Wrong detections are no share of background.
@@ -218,9 +219,9 @@ class Visualizer:
         self, axes: Axes, found: Curves, of: Callable[[ClassCurves], tuple[FloatArray, FloatArray]]
     ) -> None:
         named = len(found.classes) <= _NAMED and len(self._curves) == 1
-        for name, each in found.classes.items():
+        for name, each in zip(_class_names(found.classes), found.classes.values(), strict=True):
             if named:
-                axes.plot(*of(each), linewidth=1, label=_plain_text(name))
+                axes.plot(*of(each), linewidth=1, label=name)
             else:
                 axes.plot(*of(each), linewidth=0.8, color=_PLAIN, alpha=0.35)
 
@@ -233,13 +234,13 @@ def _figure(width: float = 5.6, height: float = 4.2) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _plain_text(name: str) -> str:
-    """So that matplotlib takes no dollar for a formula, and leaves no underscore out of a legend."""
-    text = name.replace("$", r"\$")
-    return f" {text}" if text.startswith("_") else text
+def _class_names(classes: Iterable[str]) -> list[str]:
+    """By its number from 0 where no installed font has the name's letters; tables have the name."""
+    return [legible(name, f"class {index}") for index, name in enumerate(classes)]
 
 
 def _png(figure: Figure) -> bytes:
+    in_any_script(figure)
     buffer = io.BytesIO()
     # Without a date and a version, so that the same evaluation is the same picture.
     figure.savefig(buffer, format="png", metadata={"Software": None})

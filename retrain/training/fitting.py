@@ -1,6 +1,8 @@
 """Trains a job from where it stands to its end, alone or as one of several processes that share every batch."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -162,7 +164,21 @@ def fit(
         # Inference tensors cached by the averaged model could not be updated later.
         inference_mode=False,
     )
-    trainer.fit(module, data.train, data.val)
+    with _interruptible():
+        trainer.fit(module, data.train, data.val)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C stays a KeyboardInterrupt: Lightning makes an exit of it, and has all later ones ignored."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as left:
+        if not isinstance(left.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, before)
+        raise left.__context__ from None
 
 
 class CancelWatch(Callback):

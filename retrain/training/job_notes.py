@@ -1,6 +1,6 @@
 """What is written down of a job while it runs, for whoever looks at it or goes on with it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,14 +68,18 @@ def asked_for(work_dir: Path, job_id: str) -> dict[str, Any]:
 
 
 @contextmanager
-def failure_noted(job: TrainingJob) -> Iterator[None]:
-    """Leave why training ended; a cancelled one has its mark."""
+def failure_noted(job: TrainingJob, explain: Callable[[Exception], RetrainError | None]) -> Iterator[None]:
+    """Leave why training ended; a cancelled one has its mark.
+
+    Args:
+        explain: what an exception is really about, if another process failed.
+    """
     try:
         yield
-    except Cancelled:
-        raise
-    except RetrainError as error:
-        job.write(FAILURE, {"error": type(error).__name__, "message": str(error)})
+    except Exception as error:
+        cause = error if isinstance(error, RetrainError) else explain(error)
+        if cause is not None and not isinstance(cause, Cancelled):
+            job.write(FAILURE, {"error": type(cause).__name__, "message": str(cause)})
         raise
 
 

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
@@ -27,9 +27,14 @@ _ASKING_AGAIN_S = 2.0
 logger = logging.getLogger(__name__)
 
 
+Explain = Callable[[Exception], RetrainError | None]
+
+
 @contextmanager
-def joined(launched: Launched, device: str, timeout_s: float) -> Iterator[Place]:
+def joined(launched: Launched, device: str, timeout_s: float) -> Iterator[tuple[Place, Explain]]:
     """Form one group with all that were launched; what one raises within is raised in all.
+
+    Gives the place of this process, and what says why another one failed if an exception is only that this one noticed.
 
     Args:
         timeout_s: how long one waits for the others.
@@ -54,15 +59,10 @@ def joined(launched: Launched, device: str, timeout_s: float) -> Iterator[Place]
             world_size=place.processes,
             timeout=timedelta(seconds=timeout_s),
         )
-        yield place
+        yield place, meeting.explain
     except Exception as error:
-        if isinstance(error, RuntimeError) and (cause := meeting.failure()):
+        if cause := meeting.explain(error):
             raise cause from error
-        if isinstance(error, RuntimeError) and _is_of_group(error):
-            raise Unavailable(
-                f"Process {place.rank} of {place.processes} lost another one, or waited {timeout_s:g} s for it "
-                f"({str(error).splitlines()[0]}); see what the others said, and start all again."
-            ) from error
         meeting.tell(error)
         raise
     finally:
@@ -74,18 +74,33 @@ def joined(launched: Launched, device: str, timeout_s: float) -> Iterator[Place]
 class _Meeting:
     """Where processes leave word for each other that no longer answer."""
 
-    def __init__(self, store: Store, place: Place) -> None:
-        self.store, self._place = store, place
+    def __init__(self, store: Store, place: Place, timeout_s: float) -> None:
+        self.store, self._place, self._timeout_s = store, place, timeout_s
+        self._name = f"Process {place.rank} of {place.processes}"
 
     def tell(self, error: Exception) -> None:
+        """Leave word for the others, unless one was quicker."""
         if isinstance(error, RetrainError):
-            told = {"error": type(error).__name__, "message": str(error)}
+            told = {"error": type(error).__name__, "message": f"{self._name}: {error}"}
         else:
-            told = {"error": Unavailable.__name__, "message": f"Process {self._place.rank} failed: {error!r}"}
+            told = {"error": Unavailable.__name__, "message": f"{self._name} failed: {error!r}"}
         with _perhaps_gone():
-            self.store.set(_FAILURE, json.dumps(told))
+            self.store.compare_set(_FAILURE, "", json.dumps(told))
 
-    def failure(self) -> RetrainError | None:
+    def explain(self, error: Exception) -> RetrainError | None:
+        """What another process failed of, if the exception is only that this one noticed."""
+        if not isinstance(error, RuntimeError):
+            return None
+        if cause := self._failure():
+            return cause
+        if not _is_of_group(error):
+            return None
+        return Unavailable(
+            f"{self._name} lost another one, or waited {self._timeout_s:g} s for it ({str(error).splitlines()[0]}); "
+            "see what the others said, and start all again."
+        )
+
+    def _failure(self) -> RetrainError | None:
         with _perhaps_gone():
             if self.store.check([_FAILURE]):
                 told = json.loads(self.store.get(_FAILURE))
@@ -117,7 +132,7 @@ def _meeting(launched: Launched, timeout_s: float) -> _Meeting:
     os.environ.setdefault("MASTER_PORT", str(launched.port))
     try:
         store = _store(place, timeout_s)
-        return _Meeting(PrefixStore(_assembled(store, place, timeout_s), store), place)
+        return _Meeting(PrefixStore(_assembled(store, place, timeout_s), store), place, timeout_s)
     except RuntimeError as error:
         raise Unavailable(
             f"Process {place.rank} of {place.processes} did not meet the others at {launched.address}:{launched.port} "

@@ -29,7 +29,7 @@ from retrain.training.job import TrainingJob
 from retrain.training.job_files import PREFLIGHT, REPORTS, plain
 from retrain.training.job_notes import asked_for, failure_noted, note_start, noting
 from retrain.training.jobs import LOCK_WAIT_S
-from retrain.training.joined import joined
+from retrain.training.joined import Explain, joined
 from retrain.training.launched import Launched, launched_place
 from retrain.training.place import ALONE, Place
 from retrain.training.preflight import run_preflight
@@ -150,11 +150,11 @@ class TrainingOrchestrator:
         """
         launched = launched_place(os.environ)
         if launched is None:
-            return self._run(config, on_epoch or _ignore, ALONE, resume=resume, preflight=preflight)
+            return self._run(config, on_epoch or _ignore, resume=resume, preflight=preflight)
         self._check_launched(launched)
-        with joined(launched, self._how.device, self._patience_s) as place:
+        with joined(launched, self._how.device, self._patience_s) as (place, explain):
             told = on_epoch if on_epoch and place.leads else _ignore
-            return self._run(config, told, place, resume=resume, preflight=preflight)
+            return self._run(config, told, place, explain, resume=resume, preflight=preflight)
 
     def resume(self, job_id: str, on_epoch: OnEpoch | None = None) -> TrainingResult:
         """Go on with a job that was cancelled, failed or interrupted, as it was asked for; else as `train`.
@@ -227,7 +227,8 @@ class TrainingOrchestrator:
         self,
         config: Mapping[str, Any],
         on_epoch: OnEpoch,
-        place: Place,
+        place: Place = ALONE,
+        explain: Explain = lambda _: None,
         *,
         resume: bool,
         preflight: bool,
@@ -248,7 +249,7 @@ class TrainingOrchestrator:
                 place.led(lambda: self._note_start(job, config, dataset, resume=resume))
                 # From now on others see the job.
                 place.led(job.threads)
-                with failure_noted(job) if place.leads else nullcontext():
+                with failure_noted(job, explain) if place.leads else nullcontext():
                     if preflight:
                         place.led(lambda: self._check_first(job, place))
                     result = self._train(

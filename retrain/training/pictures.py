@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from retrain.boxes import Annotations, Detections, yolo_to_xyxy
 from retrain.detector import Detector
+from retrain.pages.lettering import in_any_script, legible
 from retrain.storage.files import write_whole
 from retrain.training.labelled_images import LabelledImages
 from retrain.training.result import EpochReport
@@ -40,13 +41,14 @@ def draw_epochs(reports: Sequence[EpochReport], folder: Path) -> Path:
     return _save(figure, folder / EPOCHS)
 
 
-def draw_curves(curves: PrecisionRecall, folder: Path) -> Path:
-    """Precision over recall, a line for each class that the validation images show, and their mean."""
+def draw_curves(curves: PrecisionRecall, classes: Sequence[str], folder: Path) -> Path:
+    """Precision over recall, a line for each of the classes that the validation images show, and their mean."""
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
     named = len(curves.precision) <= _NAMED
     for name, precision in curves.precision.items():
-        axes.plot(curves.recall, precision, linewidth=1, label=name if named else None)
+        label = legible(name, f"class {classes.index(name)}") if named else None
+        axes.plot(curves.recall, precision, linewidth=1, label=label)
     if curves.precision:
         mean = np.mean(list(curves.precision.values()), axis=0)
         axes.plot(curves.recall, mean, linewidth=2.5, color="black", label="mean")
@@ -98,6 +100,7 @@ def _save(figure: Figure, target: Path) -> Path:
     buffer = io.BytesIO()
     # On a canvas of its own: nothing of matplotlib's global state, or of a display, is touched.
     FigureCanvasAgg(figure)
+    in_any_script(figure)
     figure.savefig(buffer, format="png")
     return _write(target, buffer)
 

@@ -90,7 +90,7 @@ class Releasing:
         detector = self._verified(job, validation, best)
         if self.pictures:
             draw_epochs(reports, job.pictures)
-            draw_curves(validation.curves(), job.pictures)
+            draw_curves(validation.curves(), request.classes, job.pictures)
             draw_samples(detector, data.validation_images, job.pictures)
         resolved = {**_resolved(job, data, self.device), "processes": processes, "dataset": dataset}
         result = TrainingResult(

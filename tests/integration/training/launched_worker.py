@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from retrain.errors import RetrainError
+from retrain.errors import BadInput, RetrainError
 from retrain.training.detection_module import DetectionModule
+from retrain.training.jobs import TrainingJobs
 from retrain.training.orchestrator import TrainingOrchestrator
 from retrain.training.result import EpochReport
 from retrain.training.ultralytics_parts import LOGGER  # noqa: F401 - in Ultralytics, the rank is read on import
@@ -44,6 +45,7 @@ def main(jobs: Path, config: dict[str, Any], said: Path) -> None:
         "missing_data": _error(
             orchestrator, {**config, "val_data": f"missing-{RANK}"} if RANK else config | {"seed": 9}
         ),
+        **_broken_in_training(orchestrator, jobs, {**config, "seed": 11}),
     }
     (said / f"{RANK}.json").write_text(json.dumps(told))
 
@@ -54,6 +56,30 @@ def _error(orchestrator: TrainingOrchestrator, config: dict[str, Any]) -> str:
     except RetrainError as error:
         return f"{type(error).__name__}: {error}"
     return "none"
+
+
+def _broken_in_training(
+    orchestrator: TrainingOrchestrator, jobs: Path, config: dict[str, Any]
+) -> dict[str, Any]:
+    """Process 1 fails alone: with what it says, and with what nobody foresaw."""
+    validated = DetectionModule.on_validation_epoch_end
+    told = {}
+    for name, error in {"unusable": BadInput("It is broken."), "unforeseen": ValueError("a bug")}.items():
+
+        def breaking(module: DetectionModule, error: Exception = error) -> None:
+            if RANK == 1:
+                raise error
+            validated(module)
+
+        DetectionModule.on_validation_epoch_end = breaking  # type: ignore[method-assign]
+        try:
+            told[name] = _error(orchestrator, config)
+        except ValueError as unforeseen:
+            told[name] = repr(unforeseen)
+        status = TrainingJobs(jobs).get(orchestrator.job_id(config))
+        told[f"{name}_state"] = [status.state, status.error]
+    DetectionModule.on_validation_epoch_end = validated  # type: ignore[method-assign]
+    return told
 
 
 def _die_in(epoch: int) -> None:

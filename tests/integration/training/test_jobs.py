@@ -89,6 +89,17 @@ def test_cancelling_stops_it_and_it_stays_stopped(child, processes: int, tmp_pat
     assert the_job(tmp_path).state is JobState.CANCELLED
 
 
+def test_ctrl_c_in_a_training_is_not_an_exit(rectangles: dict[str, Any], tmp_path: Path) -> None:
+    def press(_: EpochReport) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            TrainingOrchestrator(tmp_path / "jobs").train(rectangles, press)
+
+    assert the_job(tmp_path).state is JobState.INTERRUPTED
+
+
 def test_a_resumed_job_ends_like_one_that_was_never_cancelled(
     rectangles: dict[str, Any], tmp_path: Path
 ) -> None:

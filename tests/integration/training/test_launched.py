@@ -71,7 +71,14 @@ def test_two_machines_of_torchrun_train_one_job_and_fail_as_one(
     assert "ConfigError: Processes that were launched together have to train one job" in first["other_seeds"]
     assert first["other_seeds"] == second["other_seeds"]
     assert second["missing_data"].startswith("NotFound: ")
-    assert first["missing_data"] == second["missing_data"]
+    assert first["missing_data"] == second["missing_data"].replace(": ", ": Process 1 of 2: ", 1)
+    # What one alone fails of is what the job failed of.
+    assert second["unusable"] == "BadInput: It is broken."
+    assert first["unusable"] == "BadInput: Process 1 of 2: It is broken."
+    assert first["unusable_state"] == ["failed", "Process 1 of 2: It is broken."]
+    assert second["unforeseen"] == "ValueError('a bug')"
+    assert first["unforeseen"] == "Unavailable: Process 1 of 2 failed: ValueError('a bug')"
+    assert first["unforeseen_state"] == ["failed", "Process 1 of 2 failed: ValueError('a bug')"]
 
 
 def test_torchrun_starts_again_after_a_killed_process_and_the_job_goes_on(

@@ -69,6 +69,6 @@ def test_a_trained_job_has_its_pictures_if_they_are_asked_for(
 
 
 def test_a_model_that_finds_nothing_has_curves_too(tmp_path: Path) -> None:
-    path = draw_curves(PrecisionRecall(np.linspace(0, 1, 1000), {}), tmp_path)
+    path = draw_curves(PrecisionRecall(np.linspace(0, 1, 1000), {}), ["cat"], tmp_path)
 
     assert Image.open(path).size[0] > 100

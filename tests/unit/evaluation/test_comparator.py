@@ -86,6 +86,13 @@ def test_recordings_are_drawn_not_frames(evaluation_of):
     assert (often.low, often.high) == pytest.approx((once.low, once.high), abs=1e-9)
 
 
+def test_the_reason_does_not_round_the_level(evaluation_of):
+    pair = evaluation_of(0.6), evaluation_of(0.7, seed=1)
+
+    assert ", 97.5% interval" in compare(*pair, level=0.975).reason
+    assert ", 95% interval" in compare(*pair).reason
+
+
 def test_fewer_than_five_recordings_give_no_verdict_however_large_the_difference(evaluation_of):
     result = compare(evaluation_of(0.1, recordings=4), evaluation_of(1.0, recordings=4))
 

@@ -100,6 +100,16 @@ def test_detections_on_empty_images_lower_the_score():
     assert both.summary.map50 == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("found", [Detections.of([[0, 0, 10, 10]], [0], [0.9]), Detections.empty()])
+@pytest.mark.parametrize("true", [Annotations.of([[0, 0, 10, 10]], [0]), Annotations.empty()])
+def test_the_library_that_counts_prints_nothing(true, found, capfd):
+    truth = Truth.of([LabelledImage("a", "a", true)], ["", "b"])
+
+    coco_numbers(truth, Predictions.of(truth, {"a": found}))
+
+    assert capfd.readouterr() == ("", "")
+
+
 def test_what_is_found_in_a_crowd_counts_neither_way():
     crowd = LabelledImage(
         "a", "g", Annotations.of([[0, 0, 100, 100], [200, 0, 210, 10]], [0, 0]), [True, False]

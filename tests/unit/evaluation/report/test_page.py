@@ -274,3 +274,20 @@ def test_curves_differ_between_models_and_are_the_same_for_the_same():
         drawn = [getattr(Visualizer(one), name)() for one in (good, bad)]
         assert drawn[0] != drawn[1], name
         assert Image.open(io.BytesIO(drawn[0])).format == "PNG"
+
+
+def test_a_class_that_no_font_can_show_is_drawn_by_its_number(capfd):
+    """The letter is of no script: no font has it."""
+    letter = "\U0010fffd"
+    classes = (f"cat {letter}", f"dog {letter}")
+    nameless, numbered = (result("a.pt", 0.8, 0, names) for names in (classes, ("class 0", "class 1")))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        page = report_page(nameless, pixels)
+
+    assert classes[0] in page
+    for name in ("precision_recall", "confusion"):
+        drawn = [getattr(Visualizer(one.evaluation), name)() for one in (nameless, numbered)]
+        assert drawn[0] == drawn[1], name
+    assert capfd.readouterr().err == ""
