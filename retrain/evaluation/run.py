@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from retrain.boxes import Annotations, Detections
 from retrain.errors import BadInput
-from retrain.evaluation.arguments import checked_fraction, checked_list
+from retrain.evaluation.arguments import checked_list
 from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.predictions import Predictions
 from retrain.evaluation.protocol import EvaluationProtocol
-from retrain.evaluation.served_confidence import ServedConfidence
+from retrain.evaluation.served_confidence import ServedConfidence, limits
 from retrain.evaluation.truth import LabelledImage, Truth
 
 Image = NDArray[np.uint8]
@@ -74,11 +74,13 @@ def evaluate(
         on_progress: told how many images are done, after each batch.
 
     Raises:
-        ConfigError: `classes` is no list, or `confidence` out of range.
-        BadInput: no image, an image twice, a class outside the range, or a wrong number of predictions.
+        ConfigError: `classes` is no list.
+        BadInput: a confidence out of range, no image, an image twice, a class outside the range, or a wrong number of
+            predictions.
     """
     protocol = protocol or EvaluationProtocol()
-    classes, confidence = checked_list(classes, "classes"), checked_fraction(confidence, "confidence")
+    classes = checked_list(classes, "classes")
+    limits(confidence, classes)  # Told before the model is asked, not after.
     images: list[LabelledImage] = []
     found: dict[str, Detections] = {}
     for batch in _batches(items, batch_size):

@@ -17,11 +17,10 @@ def limits(confidence: ServedConfidence, classes: Sequence[str]) -> FloatArray:
     Raises:
         BadInput: one is outside [0, 1], or a class has none.
     """
-    if not isinstance(confidence, Mapping):
-        confidence = dict.fromkeys(classes, confidence)
-    if missing := [name for name in classes if name not in confidence]:
+    each = confidence if isinstance(confidence, Mapping) else dict.fromkeys(classes, confidence)
+    if missing := [name for name in classes if name not in each]:
         raise BadInput(f"There is no served confidence for {', '.join(map(repr, missing))}.")
-    values = [confidence[name] for name in classes]
+    values = [each[name] for name in classes]
     if not all(isinstance(value, float | int) and 0 <= value <= 1 for value in values):
         raise BadInput(f"A served confidence must be in [0, 1], got {confidence!r:.200}.")
     return np.array(values, dtype=np.float64)

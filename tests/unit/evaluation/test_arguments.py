@@ -73,19 +73,19 @@ def test_a_file_s_name_is_no_evaluation(ask, evaluation_of):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "kind", "said"),
     [
-        ({"classes": "car"}, "classes must be a list, got 'car'"),
-        ({"confidence": "0.5"}, r"confidence must be in \[0, 1\], got '0.5'"),
-        ({"confidence": 25}, r"confidence must be in \[0, 1\], got 25"),
+        ({"classes": "car"}, ConfigError, "classes must be a list, got 'car'"),
+        ({"confidence": "0.5"}, BadInput, r"confidence must be in \[0, 1\], got '0.5'"),
+        ({"confidence": 25}, BadInput, r"confidence must be in \[0, 1\], got 25"),
     ],
 )
-def test_images_are_not_asked_about_with_arguments_that_cannot_be(given, said):
+def test_images_are_not_asked_about_with_arguments_that_cannot_be(given, kind, said):
     def load():
         pytest.fail("an image was loaded")
 
     item = EvaluationItem("a", "a", load, Annotations.of(np.array([[0, 0, 9, 9]]), [0]))
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(kind, match=said):
         evaluate(
             lambda images, **_: [Detections.empty() for _ in images], [item], **{"classes": ["car"], **given}
         )

@@ -284,7 +284,7 @@ def test_a_class_that_no_font_can_show_is_drawn_by_its_number(capfd):
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        page = report_page(nameless, pixels)
+        page = ReportPage(nameless).html(pixels)
 
     assert classes[0] in page
     for name in ("precision_recall", "confusion"):
