@@ -70,7 +70,8 @@ FORMATS: Mapping[str, Format] = {
         yolo.read,
         yolo.write,
         lambda tree: usual_config_file(tree) is not None,
-        lambda tree: config_file(tree) is not None,
+        # Without names its labels cannot be read, which the reader says: the images alone would seem to show nothing.
+        lambda tree: config_file(tree) is not None or yolo.labels_without_names(tree) is not None,
         f"data.yaml, one other .yaml file or {CLASS_LIST}",
     ),
     "voc": Format(voc.read, voc.write, _has_xml, _has_xml, ".xml files in Annotations/ or beside images"),

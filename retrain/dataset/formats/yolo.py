@@ -33,11 +33,12 @@ from retrain.dataset.formats.export import arriving, check_read_back, selected
 from retrain.dataset.formats.labelled import LabelledDataset, LabelledImage, Loss, Problem, labelled_dataset
 from retrain.dataset.formats.sidecar import Sidecar, note_of, read_sidecar, write_sidecar
 from retrain.dataset.formats.tree import Tree
-from retrain.dataset.formats.yolo_config import CLASS_LIST, YoloConfig, read_config
+from retrain.dataset.formats.yolo_config import CLASS_LIST, YoloConfig, config_file, read_config
 from retrain.dataset.version import DatasetItem, DatasetVersion
 from retrain.errors import BadInput
 
 _TOLERANCE_PX = 1e-5
+_ROW = re.compile(r"\s*\d+(?:[ \t]+[\d.eE+-]+){4}", re.ASCII)
 _INDEX = re.compile(r"\d{1,9}", re.ASCII)
 
 
@@ -55,6 +56,11 @@ def read(path: Path | Tree, classes: Sequence[str] | None = None) -> LabelledDat
         BadInput: there is no data.yaml, or it cannot be used.
     """
     tree = Tree.of(path)
+    if (file := labels_without_names(tree)) is not None:
+        raise BadInput(
+            f"{tree.root} has labels, such as {file}, but no file with the names of their classes: add data.yaml with "
+            f"`names`, or {CLASS_LIST} with a name on each line. To import the images alone, say format folders."
+        )
     sidecar = read_sidecar(tree)
     config = read_config(tree, sidecar)
     wanted = config.classes if classes is None else checked_classes(classes, "classes")
@@ -242,6 +248,22 @@ class _Reader:
 
     def _report(self, file: str, where: str, what: str, lost: Loss) -> None:
         self._problems.append(Problem(file, where, what, lost))
+
+
+def labels_without_names(tree: Tree) -> str | None:
+    """A file with labels, where no file says the names of classes."""
+    if config_file(tree) is not None:
+        return None
+    files = filter(tree.files.__contains__, map(label_file, tree.images()))
+    return next((file for file in files if _begins_with_row(tree.path(file))), None)
+
+
+def _begins_with_row(path: Path) -> bool:
+    """Text beside an image may also be its description."""
+    try:
+        return _ROW.match(read_text(path)) is not None
+    except BadInput:
+        return False
 
 
 def label_file(image: str) -> str:

@@ -33,6 +33,33 @@ def test_an_unclear_format_must_be_said(build, tmp_path):
     assert len(read_dataset(tmp_path, "yolo").images) == 1
 
 
+@pytest.mark.parametrize(
+    ("image", "labels"),
+    [
+        ("train/images/a.png", "train/labels/a.txt"),
+        ("images/train/a.png", "labels/train/a.txt"),
+        ("a.png", "a.txt"),
+    ],
+)
+def test_labels_without_names_are_not_taken_for_none(build, tmp_path, image, labels):
+    build.lay_out(tmp_path, {image: build.image(), labels: "\n1 0.5 0.5 1e-1 0.1\n"})
+
+    for kind in (None, "yolo"):
+        with pytest.raises(
+            BadInput, match=f"has labels, such as {labels}, but no file with the names of their"
+        ):
+            read_dataset(tmp_path, kind)
+
+    assert len(read_dataset(tmp_path, "folders").images) == 1
+
+
+@pytest.mark.parametrize("text", ["", "a cat, sleeping", "2 cats", b"\xff"])
+def test_other_text_beside_images_is_no_label(build, tmp_path, text):
+    build.lay_out(tmp_path, {"a.png": build.image(), "a.txt": text})
+
+    assert detect(tmp_path) == "folders"
+
+
 def test_an_empty_folder_is_refused_with_what_was_looked_for(tmp_path):
     with pytest.raises(
         BadInput, match=r"Looked for coco: instances_<split>.json.*yolo: data.yaml.*voc: .xml.*any image"
