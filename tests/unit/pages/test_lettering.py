@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
@@ -53,11 +54,13 @@ def runic_font(forget, tmp_path: Path, monkeypatch):
 
 
 def drawn(text: str) -> np.ndarray:
-    figure = Figure(figsize=(2, 2))
-    canvas = FigureCanvasAgg(figure)
-    figure.text(0.2, 0.2, text, fontsize=40)
-    in_any_script(figure)
-    canvas.draw()
+    # What another test imports may have set a style.
+    with style.context("default"):
+        figure = Figure(figsize=(2, 2))
+        canvas = FigureCanvasAgg(figure)
+        figure.text(0.2, 0.2, text, fontsize=40)
+        in_any_script(figure)
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., 0]
 
 
