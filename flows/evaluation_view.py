@@ -26,13 +26,14 @@ def show_result(result: EvaluationResult, console: Console) -> None:
     _print(console, ("metric", "value"), [(name, shown(value)) for name, value in _numbers(result)])
     _print(
         console,
-        ("class", "objects", "AP50", "AP50-95", "precision", "recall", "F1", "best F1", "at"),
+        ("class", "objects", "AP50", "AP50-95", "served from", "precision", "recall", "F1", "best F1", "at"),
         [
             (
                 name,
                 str(one.n_objects),
-                *map(shown, (one.ap50, one.ap50_95, one.precision, one.recall, one.f1, one.best_f1)),
-                shown(one.best_confidence),
+                *map(shown, (one.ap50, one.ap50_95)),
+                f"{one.confidence:.3g}",
+                *map(shown, (one.precision, one.recall, one.f1, one.best_f1, one.best_confidence)),
             )
             for name, one in result.evaluation.summary.classes.items()
         ],

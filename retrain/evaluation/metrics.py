@@ -24,12 +24,14 @@ class ClassScores:
     """Of one class, at IoU 0.5 but for `ap50_95`; NaN where nothing defines the value.
 
     Attributes:
-        precision, recall, f1: of detections with at least the served confidence.
+        confidence: from which the class is served.
+        precision, recall, f1: of detections with at least that.
         best_f1: the highest at any confidence, and `best_confidence` that one.
     """
 
     ap50: float
     ap50_95: float
+    confidence: float
     precision: float
     recall: float
     f1: float
@@ -124,8 +126,11 @@ class MetricCalculator:
             np.concatenate([one.served for one in together]),
             sum(one.objects for one in together),
         )
-        each = [_class_scores(one, ap) for one, ap in zip(together, coco.per_class, strict=True)]
-        overall = _class_scores(all_at_once, np.full(len(IOU_THRESHOLDS), np.nan))
+        each = [
+            _class_scores(one, ap, float(limit))
+            for one, ap, limit in zip(together, coco.per_class, enough, strict=True)
+        ]
+        overall = _class_scores(all_at_once, np.full(len(IOU_THRESHOLDS), np.nan), float("nan"))
         return MetricSummary(
             coco=coco.stats,
             precision=overall.precision,
@@ -178,12 +183,13 @@ def _counted(pool: ClassPool, limit: float) -> _Counted:
     return _Counted(scores, pool.hits[keep, 0].astype(np.int64), scores >= limit, int(pool.objects.sum()))
 
 
-def _class_scores(counted: _Counted, ap: FloatArray) -> ClassScores:
+def _class_scores(counted: _Counted, ap: FloatArray, confidence: float) -> ClassScores:
     right, made = int(counted.hits[counted.served].sum()), int(counted.served.sum())
     best_f1, best_confidence = _best_f1(counted)
     return ClassScores(
         ap50=float(ap[0]),
         ap50_95=float(mean_defined(ap)),
+        confidence=confidence,
         precision=_ratio(right, made),
         recall=_ratio(right, counted.objects),
         f1=_ratio(2 * right, made + counted.objects),

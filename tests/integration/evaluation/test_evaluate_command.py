@@ -49,7 +49,8 @@ def test_a_model_is_scored_shown_and_written_the_same_twice(
     )
     cells = [line.split() for line in lines]
     assert ["map", f"{document['metrics']['map']:.4f}"] in cells
-    assert [row[0] for row in cells if len(row) == 9 and row[0] in "abc"] == ["a", "b", "c"]
+    classes = [(row[0], row[4]) for row in cells if len(row) == 10 and row[0] in "abc"]
+    assert classes == [(name, "0.25") for name in "abc"]
     assert lines[-1].startswith(
         "protocol: torch, boxes from confidence 0.001, NMS IoU 0.7, at most 300 boxes"
     )

@@ -186,6 +186,7 @@ def test_each_class_is_counted_at_its_own_served_confidence():
 
     first, second = (one.summary.classes[f"class {index}"] for index in (0, 1))
     assert (first.recall, first.n_detections) == (0.0, 0)
+    assert (first.confidence, second.confidence) == (0.6, 0.2)
     assert (second.precision, second.recall) == (0.5, 1.0)
     assert (one.summary.precision, one.summary.recall, one.summary.n_detections) == (0.5, 0.5, 2)
     assert one.summary.to_json()["confidence"] == {"class 0": 0.6, "class 1": 0.2}
