@@ -226,13 +226,14 @@ def cycle_verify(cycle_id: str, config: ConfigFile = None) -> None:
     """Read the effect of every recorded stage back again; exit code 1 when one no longer holds."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from tasks.proofs import prove_cycle
 
     proofs = prove_cycle(_resources(config), cycle_id)
     table = Table("stage", "", "found", box=None, pad_edge=False)
     for proof in proofs:
-        table.add_row(proof.stage, "holds" if proof.holds else "[red]broken[/red]", proof.said)
+        table.add_row(proof.stage, "holds" if proof.holds else "[red]broken[/red]", Text(proof.said))
     Console().print(table)
     if broken := [proof.stage for proof in proofs if not proof.holds]:
         raise PostConditionFailed(f"{cycle_id}: {', '.join(broken)} no longer as recorded.")

@@ -192,10 +192,14 @@ class Detector:
         Raises:
             NotFound: the folder or a file in it is missing.
             BadInput: a file is damaged.
-            Unavailable: a GPU is asked for and there is none.
+            Unavailable: a GPU is asked for that is not there.
         """
-        if device != "cpu" and not torch.cuda.is_available():
-            raise Unavailable(f"Device is {device!r} but torch sees no GPU; use 'cpu'.")
+        if device != "cpu":
+            gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            if not gpus:
+                raise Unavailable(f"Device is {device!r} but torch sees no GPU; use 'cpu'.")
+            if (torch.device(device).index or 0) >= gpus:
+                raise Unavailable(f"Device is {device!r} but torch sees {gpus} GPUs, counted from cuda:0.")
         stored = StoredModel.read(Path(release_dir))
         model = stored.build().fuse(verbose=False).eval().requires_grad_(requires_grad=False).to(device)
         return cls(model, stored.classes, stored.imgsz, device)

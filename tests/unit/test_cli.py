@@ -418,11 +418,14 @@ def test_a_first_cycle_is_abandoned_although_there_is_no_champion_to_go_back_to(
 def test_a_promoted_cycle_without_records_of_its_stages_is_not_verified(home, state, retrain):
     with LeaseManager(state).acquire("cycle-detector", 30) as lease:
         cycle = open_cycle(state, "detector", "detector-samples-1", "c", lease)
+        fitted = {"rule": "f1", "images": 0, "otherwise": 0.25, "confidences": {"[/]": 0.5}}
+        cycle.stage("thresholds", {}, lambda: fitted)
         cycle.finish("promoted", {})
 
     done = retrain(f"cycle verify {cycle.id}", home)
 
     assert done.returncode == 1
+    assert "'[/]': 0.5" in done.stdout
     assert "plan, select, annotate, version, layout, train" in done.stderr
 
 

@@ -210,6 +210,13 @@ def test_gpu_that_is_not_there_is_said_plainly(folder: Path) -> None:
         Detector.load(folder, device="cuda")
 
 
+def test_a_gpu_beyond_those_there_are_is_said_plainly(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(Unavailable, match="'cuda:99' but torch sees 2 GPUs, counted from cuda:0"):
+        Detector.load(folder, device="cuda:99")
+
+
 def test_ultralytics_does_not_change_what_a_damaged_image_is() -> None:
     with pytest.raises(PIL.UnidentifiedImageError):
         PIL.Image.open(io.BytesIO(b"no image"))
