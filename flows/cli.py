@@ -179,8 +179,13 @@ def cycle_run(
     """Run a cycle in this process."""
     _join_stack(config)
     from flows.continuous_retraining import continuous_retraining_flow
+    from flows.own_server import interruptible
 
-    state = continuous_retraining_flow(trigger, return_state=True)
+    with interruptible(
+        "`retrain cycle list` names the cycle; `retrain cycle run --trigger` with its id, without `cycle-`, goes on "
+        "with it."
+    ):
+        state = continuous_retraining_flow(trigger, return_state=True)
     typer.echo(f"{state.name}: {state.message}")
     if not state.is_completed():
         raise typer.Exit(1)
@@ -194,8 +199,11 @@ def cycle_first(
     """Train, register and route the first model of a detector that has none yet."""
     _join_stack(config)
     from flows.first_champion import first_champion_flow
+    from flows.own_server import interruptible
 
-    typer.echo(first_champion_flow(version)["release"]["digest"])
+    with interruptible("the same command again goes on from the last finished stage and checkpoint."):
+        done = first_champion_flow(version)
+    typer.echo(done["release"]["digest"])
 
 
 @cycle_app.command("list")

@@ -6,7 +6,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -43,23 +42,18 @@ def settings_of(
 
 def train(resources: Resources, settings: dict[str, Any], console: Console, *, resume: bool) -> None:
     """Run the flow here and show the job meanwhile."""
-    from flows.own_server import start_server
+    from flows.own_server import interruptible
     from flows.training import training_flow
 
     orchestrator, request = orchestrator_for(settings, resources)
     job_id = orchestrator.job_id(request)
     if not console.is_terminal:
         console.print(f"job {job_id}")
-    try:
-        start_server()
-        with _shown(TrainingJobs(jobs_folder(resources)), job_id, console):
-            done = training_flow(settings, resume=resume, config=resources.config)
-    except KeyboardInterrupt:
-        typer.echo(
-            f"Interrupted; the same command again goes on with job {job_id[:8]} from its last checkpoint.",
-            err=True,
-        )
-        raise typer.Exit(130) from None
+    with (
+        interruptible(f"the same command again goes on with job {job_id[:8]} from its last checkpoint."),
+        _shown(TrainingJobs(jobs_folder(resources)), job_id, console),
+    ):
+        done = training_flow(settings, resume=resume, config=resources.config)
     best = done["best"]
     if done["reused"]:
         console.print("was finished already; nothing was trained")
