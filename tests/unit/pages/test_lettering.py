@@ -53,9 +53,10 @@ def runic_font(forget, tmp_path: Path, monkeypatch):
 
 
 def drawn(text: str) -> np.ndarray:
-    figure = Figure(figsize=(2, 2))
+    # Not as the settings of matplotlib say, which a library that other tests import changes.
+    figure = Figure(figsize=(2, 2), dpi=100)
     canvas = FigureCanvasAgg(figure)
-    figure.text(0.2, 0.2, text, fontsize=40)
+    figure.text(0.2, 0.2, text, fontsize=40, color="black")
     in_any_script(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., 0]
