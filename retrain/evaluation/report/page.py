@@ -121,7 +121,6 @@ class ReportPage:
             "result": result,
             "notes": tuple(dict.fromkeys((*(before.notes if before else ()), *result.notes))),
             "summary": evaluation.summary,
-            "by_class": result.served.confidence if isinstance(result.served.confidence, Mapping) else None,
             "compared": compared,
             "decision": self._decision,
             "verdict": _verdict(self._decision, compared),

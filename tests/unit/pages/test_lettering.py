@@ -53,10 +53,9 @@ def runic_font(forget, tmp_path: Path, monkeypatch):
 
 
 def drawn(text: str) -> np.ndarray:
-    # Not as the settings of matplotlib say, which a library that other tests import changes.
-    figure = Figure(figsize=(2, 2), dpi=100)
+    figure = Figure(figsize=(2, 2))
     canvas = FigureCanvasAgg(figure)
-    figure.text(0.2, 0.2, text, fontsize=40, color="black")
+    figure.text(0.2, 0.2, text, fontsize=40)
     in_any_script(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., 0]

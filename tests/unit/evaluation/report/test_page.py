@@ -152,22 +152,17 @@ def test_models_of_other_images_are_not_drawn_beside_each_other():
         Visualizer(one.evaluation, other.evaluation)
 
 
-def test_a_page_says_what_each_class_and_the_model_before_are_served_from():
+def test_a_page_says_what_both_models_are_served_from():
     each = dict(zip(CLASSES, (0.123, 0.678), strict=True))
     before, after = result("old.pt", 0.4, 0), result("new.pt", 0.95, 1)
     after = replace(
         after, evaluation=replace(after.evaluation, confidence=each), served=Served(each, "its release")
     )
 
-    page, alone = ReportPage(after, before, resamples=200).html(None), ReportPage(before).html(None)
+    page = ReportPage(after, before, resamples=200).html(None)
 
-    assert re.findall(r'<td class="n">0\.(?:123|678)</td>', page) == [
-        '<td class="n">0.123</td>',
-        '<td class="n">0.678</td>',
-    ]
     assert "<dd>0.123 to 0.678 by class, from its release</dd>" in page
     assert "<dt>that of old.pt</dt><dd>0.25, from the release</dd>" in page
-    assert "served from" not in alone
 
 
 def test_names_of_any_length_are_drawn():
