@@ -39,7 +39,9 @@ def show_cycle(state: StateStore, cycle_id: str, console: Console) -> None:
 
 def _thresholds(fitted: Mapping[str, Any]) -> str:
     each = ", ".join(f"{name} {score:.3g}" for name, score in fitted["confidences"].items())
-    return f"served from {each} ({fitted['rule']} on {fitted['images']} images of val)"
+    own = ", ".join(fitted["own"]) or "none"
+    on = f"{fitted['rule']} on {fitted['images']} images of val"
+    return f"served from {each} ({on}; fitted to their own objects: {own})"
 
 
 def replay_table(replay: Mapping[str, Any]) -> Table:

@@ -267,7 +267,7 @@ class Detector:
         with torch.inference_mode():
             rows = nms.non_max_suppression(
                 raw,
-                confidence,
+                _just_below(confidence),
                 iou,
                 max_det=max_detections,
                 multi_label=multi_label,
@@ -288,6 +288,14 @@ class Detector:
         # Heads that predict distances as plain numbers (YOLO26) can turn a weak box inside out; it is no box.
         keep = (boxes[:, 2:] >= boxes[:, :2]).all(axis=1)
         return Detections.of(boxes[keep], rows[:, 5].long().numpy()[keep], scores[keep])
+
+
+def _just_below(confidence: float) -> float:
+    """Ultralytics keeps scores above what it is given; a score that is the lowest to be kept is to be kept."""
+    nearest = np.float32(confidence)
+    return float(
+        nearest if nearest < confidence else max(np.nextafter(nearest, np.float32(-1)), np.float32(0))
+    )
 
 
 def _description(folder: Path) -> dict[str, Any]:

@@ -189,15 +189,22 @@ def _thresholds(recorded: _Recorded) -> str:
         _same("the thresholds", dict.fromkeys(confidences, output["otherwise"]), confidences)
         return f"val has no image that people labelled; every class is served from {output['otherwise']:g}"
     evaluation = saved_evaluation(recorded.resources, recorded.cycle_id, ON_VAL)
-    again = fitted_confidences(evaluation, rule, output["otherwise"])
+    again, own = fitted_confidences(evaluation, rule, output["otherwise"])
     _same("the thresholds", confidences, again)
-    return f"fitted again by {rule} to the stored detections in val, equal: {shown_confidence(plain(again))}"
+    return (
+        f"fitted again by {rule} to the stored detections in val, equal: {shown_confidence(plain(again))}; "
+        f"{len(own)} of {len(again)} classes have one of their own"
+    )
 
 
 def _evaluate(recorded: _Recorded) -> str:
     champion, challenger = (
         saved_evaluation(recorded.resources, recorded.cycle_id, who) for who in ("champion", "challenger")
     )
+    if (fitted := recorded.outputs.get("thresholds")) is not None:
+        release = recorded.resources.releases.open(recorded.outputs["plan"]["champion"])
+        _same("what the champion is served from", plain(release.thresholds), champion.confidence)
+        _same("what the challenger is served from", plain(fitted["confidences"]), challenger.confidence)
     plan, version = recorded.outputs["plan"], recorded.outputs["version"]
     slices = test_slices(recorded.resources, version["name"], plan["known_version"])
     comparisons = recorded_comparisons(recorded.output)
@@ -293,6 +300,10 @@ def _register(recorded: _Recorded) -> str:
     _same("the training job of the release", recorded.outputs["train"]["job_id"], lineage.training_job)
     if (fitted := recorded.outputs.get("thresholds")) is not None:
         _same("the thresholds of the release", fitted["confidences"], dict(release.thresholds))
+    elif len(set(release.thresholds.values())) > 1:
+        raise PostConditionFailed(
+            "The release has thresholds by class, and no stage `thresholds` is recorded."
+        )
     number = resources.registry.version_of(resources.model, output["digest"])
     _same("the registered version of the release", output["model_version"], number)
     return f"release {output['digest'][:12]} re-hashed; MLflow has it as version {number}"

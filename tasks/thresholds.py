@@ -36,22 +36,32 @@ def fit_serving_thresholds(
         resources = work.resources
         items = judged_items(resources, version["name"], "val")
         classes = resources.config.model.classes
-        fitted = dict.fromkeys(classes, settings.confidence)
+        fitted, own = dict.fromkeys(classes, settings.confidence), set[str]()
         if items:
             detector = Detector.load(model_folder(resources, training))
             evaluation = evaluate(detector.predict, items, classes, confidence=settings.confidence)
             evaluation.save(evaluation_file(resources, work.cycle.id, ON_VAL))
-            fitted = fitted_confidences(evaluation, rule, settings.confidence)
-        return {"rule": rule, "otherwise": settings.confidence, "images": len(items), "confidences": fitted}
+            fitted, own = fitted_confidences(evaluation, rule, settings.confidence)
+        return {
+            "rule": rule,
+            "otherwise": settings.confidence,
+            "images": len(items),
+            "confidences": fitted,
+            "own": [name for name in classes if name in own],
+        }
 
     inputs = {"version": version["name"], "job": training["job_id"], "rule": rule}
     return plain(work.cycle.stage("thresholds", inputs, run)["confidences"])
 
 
-def fitted_confidences(evaluation: Evaluation, rule: Rule, otherwise: float) -> dict[str, float]:
-    """By class, from an evaluation of val.
+def fitted_confidences(
+    evaluation: Evaluation, rule: Rule, otherwise: float
+) -> tuple[dict[str, float], set[str]]:
+    """By class, from an evaluation of val, and the classes that have one of their own.
 
     Args:
         otherwise: for all classes, where there is too little to fit on.
     """
-    return fit_thresholds(evaluation, "val").confidences(rule, fewest=FEWEST, otherwise=otherwise)
+    fitted = fit_thresholds(evaluation, "val")
+    each = fitted.confidences(rule, fewest=FEWEST, otherwise=otherwise)
+    return each, set(fitted.own(rule, fewest=FEWEST))

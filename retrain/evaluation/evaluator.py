@@ -186,7 +186,10 @@ class ModelEvaluator:
         if self._confidence is not None:
             return Served(self._confidence, "asked for")
         limits = {} if model is None else model.thresholds
-        return Served(plain(limits), "release") if limits else Served(_DEFAULT_CONFIDENCE, "default")
+        if not limits:
+            return Served(_DEFAULT_CONFIDENCE, "default")
+        # Those of classes that do not count here would only be taken for an operating point of these numbers.
+        return Served(plain({name: limits[name] for name in self.data.classes}), "release")
 
     def _speed(self, models: Sequence[EvaluatedModel]) -> dict[str, SpeedReport]:
         chosen = self.data.items[: self._speed_plan.images]

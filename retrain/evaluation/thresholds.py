@@ -67,15 +67,20 @@ class Thresholds:
         Raises:
             BadInput: nothing was fitted for all together and nothing is given otherwise, or there is no such rule.
         """
-        if rule not in ("f1", "lrp"):
-            raise BadInput(f"rule must be 'f1' or 'lrp', got {rule!r}.")
+        own = self.own(rule, fewest=fewest)
         together = _chosen(self.overall, rule, fewest)
         if np.isnan(together):
             if otherwise is None:
                 raise BadInput("No threshold can be fitted: there are no objects, or no detections of them.")
             together = otherwise
+        return {name: own.get(name, together) for name in self.classes}
+
+    def own(self, rule: Rule = "f1", *, fewest: int = 1) -> dict[str, float]:
+        """Of the classes alone that something was fitted for; otherwise as for `confidences`."""
+        if rule not in ("f1", "lrp"):
+            raise BadInput(f"rule must be 'f1' or 'lrp', got {rule!r}.")
         each = {name: _chosen(one, rule, fewest) for name, one in self.classes.items()}
-        return {name: together if np.isnan(value) else value for name, value in each.items()}
+        return {name: value for name, value in each.items() if not np.isnan(value)}
 
     def to_json(self) -> dict[str, Any]:
         result: dict[str, Any] = json_ready(self)

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.text import Text
 
+_LONGEST = 32
 # Comes with matplotlib.
 _OWN = "DejaVu Sans"
 # Beginnings of names of fonts, the first asked first. Not any font: some have odd signs in place of letters.
@@ -16,15 +17,16 @@ _OTHERS = (
 
 
 def legible(name: str, otherwise: str) -> str:
-    """A name as matplotlib is to be given it.
+    """A name as matplotlib is to be given it; of a long one the middle is left out, as it would cover the picture.
 
     Args:
         otherwise: taken if a letter of the name is in no installed font and would be an empty box.
     """
     if _missing(name).difference(*map(_letters, _others())):
         return otherwise
+    short = name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2]}…{name[1 - _LONGEST // 2 :]}"
     # A dollar begins a formula, and what begins with an underscore is left out of a legend.
-    text = name.replace("$", r"\$")
+    text = short.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 

@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+import tasks.thresholds
 from deployments.stack import Stack, free_port
 from retrain.config import RetrainConfig
 from retrain.data_collection.triggers.crossings import record_crossing
 from retrain.detector import Detector
 from retrain.serving.router import Router
 from tasks.resources import Resources
+from tests.faults.driver import FEWEST
 from tests.small_world import WAITING, make_world, small_config
 
 
@@ -93,11 +95,12 @@ def living_in(home):
     """The world there, in the environment of this process and of those it starts."""
     before = os.environ["RETRAIN_HOME"]
     os.environ["RETRAIN_HOME"] = str(home)
+    fewest, tasks.thresholds.FEWEST = tasks.thresholds.FEWEST, FEWEST
     config = RetrainConfig.model_validate_json((home / "config.yaml").read_text(encoding="utf-8"))
     try:
         yield Resources(config, home)
     finally:
-        os.environ["RETRAIN_HOME"] = before
+        os.environ["RETRAIN_HOME"], tasks.thresholds.FEWEST = before, fewest
 
 
 @pytest.fixture(scope="session")

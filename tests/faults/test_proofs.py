@@ -10,6 +10,7 @@ from retrain.cycle import list_cycles
 from retrain.data_collection.forgetting.eraser import Eraser
 from retrain.data_collection.forgetting.forget import Scope, forget
 from retrain.storage.schema import annotations, ledger, samples, stages
+from tasks.evaluation_data import evaluation_file
 from tasks.proofs import prove_cycle
 
 
@@ -49,6 +50,8 @@ def outputs(world, cycle):
 
 
 def test_every_stage_is_compared_with_the_world_again(world, finished):
+    served = outputs(world, finished)["thresholds"]["confidences"]
+    assert len(set(served.values())) == 2, "the same for both classes proves little of what is said by class"
     # Deciding again from what was stored shows that the gate was forced.
     assert set(broken(world, finished)) == {"gate"}
     assert len(prove_cycle(world, finished)) == 12
@@ -112,6 +115,21 @@ def test_what_was_damaged_since_is_named_by_its_stage(world, finished):
     with world.state.write() as connection:
         connection.execute(update(ledger).where(ledger.c.kind == "decided").values(payload="{}"))
     expect("promote", "The ledger was changed")
+
+
+def test_models_evaluated_at_what_they_are_not_served_from_are_found(world, finished):
+    for who in ("champion", "challenger"):
+        file = evaluation_file(world, finished, who)
+        whole = file.read_bytes()
+        file.write_text(json.dumps({**json.loads(whole), "confidence": 0.987}))
+        assert f"Recorded for what the {who} is served from" in broken(world, finished)["evaluate"]
+        file.write_bytes(whole)
+
+    with world.state.write() as connection:
+        connection.execute(
+            delete(stages).where(stages.c.cycle_id == finished, stages.c.stage == "thresholds")
+        )
+    assert "no stage `thresholds` is recorded" in broken(world, finished)["register"]
 
 
 def test_a_stage_without_a_check_does_not_count_as_proven(world, finished):

@@ -179,6 +179,14 @@ def test_classes_are_matched_by_name_and_others_of_the_model_do_not_count(
     assert part.dropped_classes == ("b",)
     assert part.to_json()["dropped_classes"] == ["b"]
     assert any("not in the data" in note and note.endswith("image: b.") for note in part.notes)
+    # Nor is a threshold of theirs part of the operating point.
+    store = ReleaseStore(LocalBlobs(tmp_path / "blobs"), tmp_path / "cache")
+    thresholds = {"a": 0.3, "b": 0.9, "c": 0.5}
+    release = store.fetch(
+        store.publish(models.folder, Lineage("v1.0.0", "d", "job", None, "test"), thresholds)
+    )
+    served = ModelEvaluator(release, tmp_path / "part.json", images=coco_folder / "test").evaluate().served
+    assert (served.confidence, str(served)) == ({"c": 0.5, "a": 0.3}, "0.3 to 0.5 by class")
 
 
 def test_a_class_that_the_model_does_not_know_is_an_error_that_lists_both(

@@ -48,24 +48,16 @@ def test_a_first_cycle_has_nothing_to_train_on_again(shown):
     assert ["layout"] in [line[:1] for line in lines]
 
 
-def test_it_says_what_each_class_is_served_from(shown):
+@pytest.mark.parametrize(("own", "named"), [(["[bold]person"], "[bold]person"), ([], "none")])
+def test_it_says_what_each_class_is_served_from_and_which_were_fitted_alone(shown, own, named):
     confidences = {"[bold]person": 0.61234, "van": 0.3}
-    lines = shown([], {"rule": "f1", "otherwise": 0.25, "images": 120, "confidences": confidences})
+    fitted = {"rule": "f1", "otherwise": 0.25, "images": 120, "confidences": confidences, "own": own}
 
-    assert [
-        "served",
-        "from",
-        "[bold]person",
-        "0.612,",
-        "van",
-        "0.3",
-        "(f1",
-        "on",
-        "120",
-        "images",
-        "of",
-        "val)",
-    ] in lines
+    said = (
+        "served from [bold]person 0.612, van 0.3 "
+        f"(f1 on 120 images of val; fitted to their own objects: {named})"
+    )
+    assert said.split() in shown([], fitted)
 
 
 def test_a_cycle_without_a_page_says_why(shown):

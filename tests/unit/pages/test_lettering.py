@@ -89,6 +89,15 @@ def test_a_name_that_no_font_can_show_is_replaced(monkeypatch):
     assert legible("قطة", "class 6") == "قطة"
 
 
+def test_of_a_long_name_both_ends_are_shown():
+    digests = [f"{'0' * 60}{end}" for end in ("abcd", "ef01")]
+
+    first, second = (legible(digest, "before") for digest in digests)
+
+    assert (len(first), first[-4:], second[-4:]) == (32, "abcd", "ef01")
+    assert legible("a" * 32, "class 3") == "a" * 32
+
+
 def test_dollars_and_underscores_are_no_signs_to_matplotlib():
     assert legible("$a_", "class 3") == r"\$a_"
     assert legible("_", "class 3") == " _"

@@ -8,7 +8,7 @@ import pytest
 
 from retrain.boxes import Detections
 from retrain.config import RetrainConfig
-from retrain.cycle import open_cycle
+from retrain.cycle import open_cycle, stage_records
 from retrain.dataset.version import LabelledObject
 from retrain.errors import Conflict
 from retrain.storage.leases import LeaseManager
@@ -83,8 +83,16 @@ def test_each_class_has_what_is_best_on_val_and_one_that_is_not_there_has_that_o
 
     assert proof(fit).holds
     assert proof(fit).said == (
-        f"fitted again by {rule} to the stored detections in val, equal: 0.3 to 0.6 by class"
+        f"fitted again by {rule} to the stored detections in val, equal: 0.3 to 0.6 by class; "
+        "2 of 3 classes have one of their own"
     )
+
+
+def test_the_record_says_which_classes_have_one_of_their_own(fit):
+    fit()
+
+    (record,) = stage_records(fit.made[-1].state, "cycle-manual")
+    assert record.output["own"] == ["zero", "one"]
 
 
 def test_without_a_rule_it_is_the_configured_one_and_no_stage(fit):
@@ -94,7 +102,9 @@ def test_without_a_rule_it_is_the_configured_one_and_no_stage(fit):
 
 def test_classes_of_few_objects_have_that_of_all_together(fit):
     assert fit(count=FEWEST - 1) == 0.3
-    assert proof(fit).said == "fitted again by f1 to the stored detections in val, equal: 0.3"
+    assert proof(fit).said == (
+        "fitted again by f1 to the stored detections in val, equal: 0.3; 0 of 3 classes have one of their own"
+    )
 
 
 def test_too_few_objects_in_all_leave_the_configured_one(fit):

@@ -152,6 +152,29 @@ def test_models_of_other_images_are_not_drawn_beside_each_other():
         Visualizer(one.evaluation, other.evaluation)
 
 
+def test_a_page_says_what_both_models_are_served_from():
+    each = dict(zip(CLASSES, (0.123, 0.678), strict=True))
+    before, after = result("old.pt", 0.4, 0), result("new.pt", 0.95, 1)
+    after = replace(
+        after, evaluation=replace(after.evaluation, confidence=each), served=Served(each, "its release")
+    )
+
+    page = ReportPage(after, before, resamples=200).html(None)
+
+    assert "<dd>0.123 to 0.678 by class, from its release</dd>" in page
+    assert "<dt>that of old.pt</dt><dd>0.25, from the release</dd>" in page
+
+
+def test_names_of_any_length_are_drawn():
+    names = tuple(f"{letter * 200}" for letter in "ab")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        page = ReportPage(result("a" * 64, 0.8, 0, names), result("b" * 64, 0.4, 1, names)).html(None)
+
+    assert names[0] in page
+
+
 @pytest.mark.parametrize("quality", [0.0, 1.0])
 def test_nothing_found_and_everything_found_are_drawn(quality):
     page = ReportPage(result("a.pt", quality, 0)).html(pixels)
