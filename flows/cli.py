@@ -78,11 +78,11 @@ def demo(
 def up(config: ConfigFile = None) -> None:
     """Start the local stack: Prefect server, worker and MLflow, on this machine only."""
     from retrain.config import load_config
-    from tasks.collection_rules import check_collection_rules
+    from tasks.collection_rules import check_rules
 
     stack = _stack(config, writes=True)
     # Else only the scheduled watch would find out, in its log.
-    check_collection_rules(load_config())
+    check_rules(load_config())
     stack.up(say=typer.echo)
     _print_status(stack)
 
@@ -104,10 +104,10 @@ def status(config: ConfigFile = None) -> None:
 def show_config(config: ConfigFile = None) -> None:
     """Print every setting, its value and where the value came from."""
     from retrain.config import load_config
-    from tasks.collection_rules import check_collection_rules
+    from tasks.collection_rules import check_rules
 
     resolved = load_config(config)
-    check_collection_rules(resolved)
+    check_rules(resolved)
     _print_table(("setting", "value", "from"), resolved.rows())
 
 
@@ -180,6 +180,10 @@ def cycle_run(
     _join_stack(config)
     from flows.continuous_retraining import continuous_retraining_flow
     from flows.own_server import interruptible
+    from retrain.config import load_config
+    from tasks.collection_rules import check_rules
+
+    check_rules(load_config())
 
     with interruptible(
         "`retrain cycle list` names the cycle; `retrain cycle run --trigger` with its id, without `cycle-`, goes on "

@@ -16,6 +16,7 @@ from tasks.data_collection import resolve_trigger, select_batch
 from tasks.dataset import build_version, lay_out, plan_cycle
 from tasks.evaluation import evaluate_models, gate
 from tasks.evaluation_report import report_evaluation
+from tasks.gate_rules import own_policy
 from tasks.resources import build_resources
 from tasks.serving import promote, register_release
 from tasks.thresholds import fit_serving_thresholds
@@ -44,6 +45,8 @@ def continuous_retraining_flow(
         config: unset, the configuration of the process that runs the flow.
     """
     resources = build_resources(config)
+    # What is wrong with the gate's rules is told before there is a cycle.
+    own_policy(resources.config)
     trigger = resolve_trigger(resources, trigger_id, str(flow_run.id))
     try:
         with cycle_work(resources, trigger) as work:

@@ -1,4 +1,4 @@
-"""The rules of collection and replay that a configuration describes, built without a store, and all checked at once."""
+"""The rules of collection, replay and gate that a configuration describes, built without a store, checked at once."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,6 +13,7 @@ from retrain.data_collection.triggers.freeze import FreezeCalendar
 from retrain.data_collection.triggers.policy import TriggerPolicy
 from retrain.dataset.reading.replay import BACKGROUND
 from retrain.errors import ConfigError
+from tasks.gate_rules import own_policy
 
 _LABELLED = ("class_thresholds", "targets")
 """Settings of strategies that are given for single classes."""
@@ -42,7 +43,7 @@ def strategy_settings(config: RetrainConfig) -> dict[str, Any]:
     return _settings_of_known_classes(config)
 
 
-def check_collection_rules(resolved: Resolved) -> None:
+def check_rules(resolved: Resolved) -> None:
     """Build every rule, so that a setting that fits no rule is found before a scheduled watch or a camera meets it.
 
     Raises:
@@ -67,6 +68,7 @@ def _rules(config: RetrainConfig) -> Iterator[tuple[str, Callable[[], Any]]]:
         for label in values:
             known = partial(check_known, f"class in {name}", label, config.model.classes)
             yield f"data_collection.{name}.{label}", known
+    yield "evaluation.policy", partial(own_policy, config)
     # A running cycle could not change it any more.
     for label in config.training.replay_by_class:
         known = partial(check_known, "class in replay_by_class", label, (*config.model.classes, BACKGROUND))

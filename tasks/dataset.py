@@ -24,7 +24,6 @@ from retrain.dataset.version import DatasetItem, DatasetVersion
 from retrain.errors import BadInput, Conflict
 from tasks.cycle import CycleWork
 from tasks.dataset_review import publish_review
-from tasks.gate_rules import own_policy
 from tasks.resources import Resources
 from tasks.retrying import RETRYING
 
@@ -38,8 +37,6 @@ def plan_cycle(work: CycleWork) -> Mapping[str, Any]:
 
     Without this record a cycle killed after tagging a version would, when started again, build a second one.
     """
-    # What is wrong with the rules is told before a training is spent on them.
-    own_policy(work.resources.config)
 
     def plan() -> dict[str, Any]:
         resources = work.resources

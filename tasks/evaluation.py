@@ -19,10 +19,10 @@ from retrain.evaluation.served_confidence import ServedConfidence, lowest, plain
 from retrain.serving.release import read_release
 from tasks.costs import measure_costs
 from tasks.cycle import CycleWork
-from tasks.evaluation_data import COSTS, NEW, evaluation_file, judged_items, test_slices
+from tasks.evaluation_data import COSTS, evaluation_file, judged_items, test_slices
 from tasks.evaluation_report import show_decision
 from tasks.gate_evidence import EvaluatedCycle
-from tasks.gate_rules import gate_policy, own_policy
+from tasks.gate_rules import NEW, gate_policy, own_policy
 from tasks.retrying import RETRYING
 from tasks.serving import model_folder
 

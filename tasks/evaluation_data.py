@@ -11,14 +11,11 @@ from retrain.evaluation.change import Comparison
 from retrain.evaluation.costs import Costs
 from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.run import EvaluationItem
+from tasks.gate_rules import CAMERA, FROZEN, NEW
 from tasks.resources import Resources
 
-FROZEN, NEW = "frozen test", "new frames"
-"""Slices: the test split as the champion knew it, and what is new to it."""
 COSTS = "costs"
 """Beside the comparisons in what the evaluate stage records, where its policy has limits."""
-CAMERA = "camera: "
-"""What the slice of a camera is called, before the camera's name."""
 _ATTRIBUTES = ("camera", "source")
 
 

@@ -3,7 +3,11 @@
 from retrain.config import RetrainConfig
 from retrain.errors import ConfigError
 from retrain.evaluation.policy import GatePolicy
-from tasks.evaluation_data import CAMERA, FROZEN, NEW
+
+FROZEN, NEW = "frozen test", "new frames"
+"""Slices: the test split as the champion knew it, and what is new to it."""
+CAMERA = "camera: "
+"""What the slice of a camera is called, before the camera's name."""
 
 
 def own_policy(config: RetrainConfig) -> GatePolicy | None:

@@ -1,6 +1,7 @@
 """The confidence from which a model's boxes are served: one for all classes, or one for each."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 
 import numpy as np
 
@@ -21,7 +22,7 @@ def limits(confidence: ServedConfidence, classes: Sequence[str]) -> FloatArray:
     if missing := [name for name in classes if name not in each]:
         raise BadInput(f"There is no served confidence for {', '.join(map(repr, missing))}.")
     values = [each[name] for name in classes]
-    if not all(isinstance(value, float | int) and 0 <= value <= 1 for value in values):
+    if not all(isinstance(value, Real) and 0 <= value <= 1 for value in values):
         raise BadInput(f"A served confidence must be in [0, 1], got {confidence!r:.200}.")
     return np.array(values, dtype=np.float64)
 

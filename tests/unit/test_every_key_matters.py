@@ -45,7 +45,7 @@ from tasks.cycle import CycleWork, cycle_work
 from tasks.data_collection import watch_samples
 from tasks.dataset import lay_out
 from tasks.evaluation import evaluate_models, gate
-from tasks.evaluation_data import FROZEN, NEW
+from tasks.gate_rules import FROZEN, NEW
 from tasks.production import Production, encode
 from tasks.reconcile import start_missing_cycles
 from tasks.resources import PRODUCTION_START, Resources

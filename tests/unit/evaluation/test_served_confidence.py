@@ -67,6 +67,11 @@ def test_a_class_without_one_is_an_error_and_a_class_too_many_is_none():
         limits(APART, [*CLASSES, "van"])
 
 
+def test_any_kind_of_number_will_do():
+    assert limits(np.float32(0.5), CLASSES).tolist() == [0.5] * 3
+    assert limits(1, CLASSES).tolist() == [1.0] * 3
+
+
 def test_it_reads_as_one_number_where_it_is_one():
     assert (plain(APART), plain({"a": 0.4, "b": 0.4})) == (APART, 0.4)
     assert (lowest(APART), lowest(0.4)) == (0.2, 0.4)

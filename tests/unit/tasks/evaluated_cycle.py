@@ -10,7 +10,7 @@ from retrain.cycle import open_cycle
 from retrain.errors import NotFound
 from retrain.evaluation.comparator import compare
 from retrain.storage.leases import LeaseManager
-from tasks.evaluation_data import FROZEN, NEW
+from tasks.gate_rules import FROZEN, NEW
 from tests.unit.evaluation.worlds import evaluation, random_world
 
 

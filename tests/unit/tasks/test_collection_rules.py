@@ -6,14 +6,14 @@ import pytest
 
 from retrain.config import load_config
 from retrain.errors import ConfigError
-from tasks.collection_rules import check_collection_rules
+from tasks.collection_rules import check_rules
 
 
 def problems(folder: Path, text: str, **environment: str) -> list[str]:
     path = folder / "c.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
-        check_collection_rules(load_config(path, environment))
+        check_rules(load_config(path, environment))
     return [line.removeprefix(f"{path}:") for line in str(caught.value).splitlines()]
 
 
@@ -88,7 +88,7 @@ data_collection:
 
 @pytest.mark.parametrize("path", ["configs/config.yaml", "configs/demo.yaml"])
 def test_the_configurations_we_ship_describe_rules_that_can_be_built(path):
-    check_collection_rules(load_config(Path(path), {}))
+    check_rules(load_config(Path(path), {}))
 
 
 def test_a_full_configuration_passes(tmp_path):
@@ -111,4 +111,13 @@ data_collection:
         encoding="utf-8",
     )
 
-    check_collection_rules(load_config(path, {}))
+    check_rules(load_config(path, {}))
+
+
+def test_a_gate_policy_about_a_class_the_model_has_not_is_found_too(tmp_path: Path) -> None:
+    policy = "max_loss: {per_class: {margin: 0.1, exceptions: {ten: 0.2}}}"
+    (tmp_path / "policy.yaml").write_text(policy)
+
+    [said] = problems(tmp_path, "evaluation: {policy: policy.yaml}")
+
+    assert "exceptions names 'ten'; model.classes has object" in said

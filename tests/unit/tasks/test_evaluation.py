@@ -19,13 +19,12 @@ from tasks.cycle import CycleWork
 from tasks.evaluation import evaluate_models
 from tasks.evaluation_data import (
     COSTS,
-    FROZEN,
-    NEW,
     camera_slices,
     judged_items,
     recorded_costs,
     saved_evaluation,
 )
+from tasks.gate_rules import FROZEN, NEW
 from tasks.proofs import prove_cycle
 from tasks.resources import Resources
 from tests.unit.dataset.conftest import build_item, build_version, encoded_image

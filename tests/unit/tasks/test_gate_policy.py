@@ -6,17 +6,18 @@ import pytest
 import yaml
 from sqlalchemy import select, update
 
+from flows.continuous_retraining import continuous_retraining_flow
 from retrain.config import RetrainConfig
+from retrain.cycle import list_cycles
 from retrain.errors import ConfigError, Conflict
 from retrain.evaluation.costs import Costs
 from retrain.evaluation.policy import GatePolicy
 from retrain.storage.schema import stages
 from tasks.cycle import CycleWork
-from tasks.dataset import plan_cycle
 from tasks.evaluation import gate
-from tasks.evaluation_data import COSTS, NEW
+from tasks.evaluation_data import COSTS
 from tasks.gate_replay import replay_gate
-from tasks.gate_rules import own_policy
+from tasks.gate_rules import NEW, own_policy
 from tasks.proofs import prove_cycle
 from tasks.resources import Resources
 from tests.unit.tasks.evaluated_cycle import compared, opened_cycle, stored_versions
@@ -237,14 +238,16 @@ def test_limits_are_judged_by_what_the_cycle_measured_and_so_they_are_replayed(
         ),
     ],
 )
-def test_a_policy_about_what_no_cycle_has_is_told_before_a_cycle_does_anything(home, policy, said):
+def test_a_policy_about_what_no_cycle_has_is_told_before_there_is_a_cycle(home, policy, said, monkeypatch):
     write(home, policy)
+    monkeypatch.setattr("flows.continuous_retraining.build_resources", lambda config: home)
 
     with pytest.raises(ConfigError, match=said):
-        plan_cycle.fn(CycleWork(MagicMock(), home))
+        continuous_retraining_flow.fn("manual")
+    assert list_cycles(home.state) == []
 
 
 def test_the_example_can_be_used_as_it_is():
     config = RetrainConfig.model_validate({"evaluation": {"policy": "configs/gate_policy.yaml"}})
 
-    assert own_policy(config).limits.latency_ratio == 1.2
+    assert own_policy(config).max_loss.overall == {"map50_95": 0.03, "recall": 0.05}

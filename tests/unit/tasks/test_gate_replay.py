@@ -14,9 +14,8 @@ from retrain.evaluation.comparator import compare
 from retrain.evaluation.evidence import Evidence
 from retrain.evaluation.gate import decide
 from retrain.evaluation.policy import GatePolicy
-from tasks.evaluation_data import FROZEN, NEW
 from tasks.gate_replay import replay_gate
-from tasks.gate_rules import gate_policy
+from tasks.gate_rules import FROZEN, NEW, gate_policy
 from tasks.resources import Resources
 from tests.unit.tasks.evaluated_cycle import evaluated_cycle, pair
 

@@ -13,7 +13,7 @@ from retrain.dataset.reading.selection import write_selection
 from retrain.evaluation.comparator import EXPANDED, RESAMPLING, compare
 from retrain.storage.leases import LeaseManager
 from retrain.storage.schema import cycles, samples
-from tasks.evaluation_data import FROZEN, NEW
+from tasks.gate_rules import FROZEN, NEW
 from tasks.proofs import prove_cycle
 from tasks.resources import Resources
 from tests.unit.data_collection.conftest import png_bytes
