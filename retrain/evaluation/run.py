@@ -13,7 +13,7 @@ from retrain.evaluation.arguments import checked_list
 from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.predictions import Predictions
 from retrain.evaluation.protocol import EvaluationProtocol
-from retrain.evaluation.served_confidence import ServedConfidence, limits
+from retrain.evaluation.served_confidence import ServedConfidence, limits, plain
 from retrain.evaluation.truth import LabelledImage, Truth
 
 Image = NDArray[np.uint8]
@@ -80,7 +80,8 @@ def evaluate(
     """
     protocol = protocol or EvaluationProtocol()
     classes = checked_list(classes, "classes")
-    limits(confidence, classes)  # Told before the model is asked, not after.
+    # Told before the model is asked, not after.
+    served = plain(dict(zip(classes, limits(confidence, classes).tolist(), strict=True)))
     images: list[LabelledImage] = []
     found: dict[str, Detections] = {}
     for batch in _batches(items, batch_size):
@@ -93,7 +94,7 @@ def evaluate(
         if on_progress:
             on_progress(len(images))
     truth = Truth.of(images, classes)
-    result = Evaluation(truth, Predictions.of(truth, found), protocol, confidence)
+    result = Evaluation(truth, Predictions.of(truth, found), protocol, served)
     _ = result.summary  # What is wrong with it is told here, not to the first reader.
     return result
 

@@ -258,3 +258,19 @@ def test_what_coco_leaves_out_as_too_large_is_refused_instead_of_counted_here_an
         evaluate(lambda *_, **__: found, items(1), ["a"])
     with pytest.raises(BadInput, match="an object of -3 square pixels"):
         evaluate(perfect, [replace(item, areas=[-3.0] * len(item.truth)) for item in items(1)], ["a"])
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (np.float32(0.5), 0.5),
+        ({"a": 0.5, "van": 0.1}, 0.5),
+        ({"a": np.float32(0.5), "b": 1}, {"a": 0.5, "b": 1.0}),
+    ],
+)
+def test_the_served_confidence_is_kept_as_plain_numbers_of_the_classes_there_are(tmp_path, given, kept):
+    classes = list(kept) if isinstance(kept, dict) else ["a"]
+
+    evaluate(perfect, items(2), classes, confidence=given).save(tmp_path / "one.json")
+
+    assert Evaluation.load(tmp_path / "one.json").confidence == kept
