@@ -26,7 +26,7 @@ Metrics = Annotated[
     str,
     typer.Option(metavar="A,B,C", help="Such as map, map50, map75, map_small, ar100, precision, recall, f1."),
 ]
-Split = Annotated[str | None, typer.Option(help="Split of a folder; default: test, or the only one.")]
+Split = Annotated[str | None, typer.Option(help="Split of a version or folder; default: test, or the only one.")]
 Images = Annotated[
     Path | None,
     typer.Option(help="Folder of the images of a COCO file; default: around it.", file_okay=False),
