@@ -93,7 +93,9 @@ def open_data(
 
 def _one_split(given: str | Path, named: str, asked: str | None) -> str:
     if named and asked and named != asked:
-        raise BadInput(f"{str(given)!r} names the split {named!r}, and asked for is {asked!r}; name one of them.")
+        raise BadInput(
+            f"{str(given)!r} names the split {named!r}, and asked for is {asked!r}; name one of them."
+        )
     return named or asked or ""
 
 

@@ -211,7 +211,9 @@ def test_scores_on_what_models_learn_from_carry_a_note(
     labels = tmp_path / "coco" / "annotations"
     (labels / "instances_test.json").rename(labels / "instances_val.json")
     (tmp_path / "coco" / "test").rename(tmp_path / "coco" / "val")
-    too_good = "This is the split {}: models learn from train and are chosen by val; scores there are too good."
+    too_good = (
+        "This is the split {}: models learn from train and are chosen by val; scores there are too good."
+    )
 
     assert open_data("v1.0.0/train", versions).notes[0] == too_good.format("train")
     assert open_data(yolo_folder, split="train").notes[0] == too_good.format("train")
