@@ -441,7 +441,7 @@ def test_a_pipe_gets_ids_and_what_was_found_whole(home, state, retrain, monkeypa
     (home / "config.yaml").write_text(json.dumps({"model": {"name": model}}))
 
     shown = [
-        retrain(arguments, home, COLUMNS="60").stdout
+        retrain(arguments, home, COLUMNS="40").stdout
         for arguments in ("cycle list", f"cycle verify {cycle.id}", "triggers")
     ]
 
