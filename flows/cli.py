@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 
@@ -20,6 +20,7 @@ from retrain.errors import PostConditionFailed, RetrainError
 
 if TYPE_CHECKING:
     from deployments.stack import Stack
+    from retrain.cycle import CycleRecord
     from tasks.resources import Resources
 
 app = typer.Typer(
@@ -68,7 +69,7 @@ def demo(
     ] = False,
     seed: Annotated[int, typer.Option(help="Another seed draws other pages, digits and drift.")] = 0,
 ) -> None:
-    """Run the whole loop for real: drift, collect, label, retrain, evaluate, promote. About six minutes."""
+    """Run the whole loop for real: drift, collect, label, retrain, evaluate, promote. About eight minutes."""
     from flows.demo_command import run_demo
 
     run_demo(keep=keep, seed=seed)
@@ -179,6 +180,7 @@ def cycle_run(
     """Run a cycle in this process."""
     _join_stack(config)
     from flows.continuous_retraining import continuous_retraining_flow
+    from flows.cycle_view import cycle_line
     from flows.own_server import interruptible
     from retrain.config import load_config
     from tasks.collection_rules import check_rules
@@ -190,9 +192,11 @@ def cycle_run(
         "with it."
     ):
         state = continuous_retraining_flow(trigger, return_state=True)
-    typer.echo(f"{state.name}: {state.message}")
     if not state.is_completed():
+        typer.echo(f"{state.name}: {state.message}")
         raise typer.Exit(1)
+    # It is a state only where another process is at work, which is not completed.
+    typer.echo(cycle_line(cast("CycleRecord", state.result())))
 
 
 @cycle_app.command("first")
@@ -213,15 +217,11 @@ def cycle_first(
 @cycle_app.command("list")
 def cycle_list(config: ConfigFile = None) -> None:
     """All cycles, newest last."""
-    from rich.console import Console
-    from rich.table import Table
-
+    from flows.cycle_view import cycles_table
+    from flows.training_view import output
     from retrain.cycle import list_cycles
 
-    table = Table("cycle", "model", "status", "attempts", "started (UTC)", box=None, pad_edge=False)
-    for cycle in list_cycles(_resources(config).state):
-        table.add_row(cycle.id, cycle.model, cycle.status, str(cycle.attempts), _utc(cycle.created_at))
-    Console().print(table)
+    output().print(cycles_table(list_cycles(_resources(config).state)))
 
 
 @cycle_app.command("show")
@@ -236,17 +236,12 @@ def cycle_show(cycle_id: str, config: ConfigFile = None) -> None:
 @cycle_app.command("verify")
 def cycle_verify(cycle_id: str, config: ConfigFile = None) -> None:
     """Read the effect of every recorded stage back again; exit code 1 when one no longer holds."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
+    from flows.cycle_view import proofs_table
+    from flows.training_view import output
     from tasks.proofs import prove_cycle
 
     proofs = prove_cycle(_resources(config), cycle_id)
-    table = Table("stage", "", "found", box=None, pad_edge=False)
-    for proof in proofs:
-        table.add_row(proof.stage, "holds" if proof.holds else "[red]broken[/red]", Text(proof.said))
-    Console().print(table)
+    output().print(proofs_table(proofs))
     if broken := [proof.stage for proof in proofs if not proof.holds]:
         raise PostConditionFailed(f"{cycle_id}: {', '.join(broken)} no longer as recorded.")
 
@@ -278,11 +273,10 @@ def triggers(context: typer.Context, config: ConfigFile = None) -> None:
     """Show what would start a cycle now, what not yet and why, and the last crossings."""
     if context.invoked_subcommand is not None:
         return
-    from rich.console import Console
-
+    from flows.training_view import output
     from flows.trigger_command import show_triggers
 
-    show_triggers(_resources(config), Console(), time.time())
+    show_triggers(_resources(config), output(), time.time())
 
 
 @triggers_app.command("replay")
@@ -294,11 +288,10 @@ def triggers_replay(
     config: ConfigFile = None,
 ) -> None:
     """Replay the stored history under other settings: when would a cycle have started?"""
-    from rich.console import Console
-
+    from flows.training_view import output
     from flows.trigger_command import show_replay
 
-    show_replay(_resources(config), Console(), settings or [], since, time.time())
+    show_replay(_resources(config), output(), settings or [], since, time.time())
 
 
 @data_app.command("restore")
@@ -391,10 +384,6 @@ def _print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
         # As text, because markup would swallow a folder called [new].
         table.add_row(*map(Text, row))
     Console(width=None if sys.stdout.isatty() else 10_000).print(table)
-
-
-def _utc(moment: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(moment))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """One pass of the loop: from waiting samples to a proven better model in production."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from prefect import flow
@@ -9,6 +8,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
 from retrain.config import RetrainConfig
+from retrain.cycle import CycleRecord, read_cycle
 from retrain.errors import Active
 from tasks.annotation import annotate
 from tasks.cycle import CycleWork, cycle_work, finish_cycle
@@ -37,7 +37,7 @@ def _run_name() -> str:
 )
 def continuous_retraining_flow(
     trigger_id: str | None = None, config: RetrainConfig | None = None
-) -> Mapping[str, Any] | State[Any]:
+) -> CycleRecord | State[Any]:
     """Run, or continue, the cycle that answers a trigger.
 
     Args:
@@ -50,18 +50,19 @@ def continuous_retraining_flow(
     trigger = resolve_trigger(resources, trigger_id, str(flow_run.id))
     try:
         with cycle_work(resources, trigger) as work:
-            if work.cycle.record.status != "running":
-                return dict(work.cycle.record.outcome or {})
-            return run_cycle(work)
+            if work.cycle.record.status == "running":
+                run_cycle(work)
+            return read_cycle(resources.state, work.cycle.id)
     except Active as error:
         return Cancelled(name="CycleActive", message=str(error))
 
 
-def run_cycle(work: CycleWork) -> Mapping[str, Any]:
+def run_cycle(work: CycleWork) -> None:
     """The stages in order; each returns at once if it is already proven done."""
     plan = plan_cycle(work)
     if not select_batch(work)["sample_ids"]:
-        return finish_cycle(work, "nothing_to_do", {"reason": "no sample waited"})
+        finish_cycle(work, "nothing_to_do", {"reason": "no sample waited"})
+        return
     labels = annotate(work, plan["champion"])
     version = build_version(work, plan)
     folders = lay_out(work, version, plan["known_version"])
@@ -73,7 +74,8 @@ def run_cycle(work: CycleWork) -> Mapping[str, Any]:
     counts = {name: len(labels[name]) for name in ("auto", "human", "left_out")}
     outcome = {"version": version["name"], "labels": counts, "gate": decision}
     if not decision["passed"]:
-        return finish_cycle(work, "kept_champion", outcome)
+        finish_cycle(work, "kept_champion", outcome)
+        return
     release = register_release(work, training, version, plan["champion"], confidence)
     served = promote(work, plan, release, decision)
-    return finish_cycle(work, "promoted", {**outcome, "release": release, "served": served})
+    finish_cycle(work, "promoted", {**outcome, "release": release, "served": served})

@@ -15,7 +15,9 @@ from retrain.dataset.report.wording import count, counted, percent
 from retrain.dataset.version import DatasetItem, DatasetVersion
 
 
-def table_of(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Iterable[str] = ()) -> Table:
+def table_of(
+    columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, numbers: Iterable[str] = ()
+) -> Table:
     """A line for each row; what is too wide is folded, never cut.
 
     Args:
@@ -26,7 +28,7 @@ def table_of(columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: 
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         # As text, because markup would swallow a class called [new].
-        table.add_row(*map(Text, row))
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     return table
 
 

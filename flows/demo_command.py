@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -67,6 +68,8 @@ def _run(folder: Path, *, keep: bool) -> None:
         result = demo_flow(config, progress)
         console.print(terminal_summary(LoopReport.from_json(Path(result.report_json).read_bytes())))
         console.print(f"report: {result.report_html}")
+        # To be copied, so neither broken into lines nor read as markup.
+        console.print(_how_to_look_on(folder), soft_wrap=True, markup=False, highlight=False)
         if keep:
             stack.up(say=lambda _: None)
             console.print(
@@ -77,6 +80,13 @@ def _run(folder: Path, *, keep: bool) -> None:
     finally:
         if not keep:
             stack.down(say=lambda _: None)
+
+
+def _how_to_look_on(folder: Path) -> str:
+    """Other commands look at another home, in which the demo left nothing."""
+    here = Path.cwd()
+    shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    return f"look on: RETRAIN_HOME={shlex.quote(str(shown))} retrain cycle list"
 
 
 def _fresh(folder: Path, seed: int) -> None:

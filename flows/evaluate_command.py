@@ -1,7 +1,8 @@
 """`retrain evaluate` and `retrain compare`: their arguments; the work begins with the imports inside."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,7 +27,9 @@ Metrics = Annotated[
     str,
     typer.Option(metavar="A,B,C", help="Such as map, map50, map75, map_small, ar100, precision, recall, f1."),
 ]
-Split = Annotated[str | None, typer.Option(help="Split of a folder; default: test, or the only one.")]
+Split = Annotated[
+    str | None, typer.Option(help="Split of a version or folder; default: test, or the only one.")
+]
 Images = Annotated[
     Path | None,
     typer.Option(help="Folder of the images of a COCO file; default: around it.", file_okay=False),
@@ -86,7 +89,7 @@ def evaluate(
 ) -> None:
     """Score a model on labelled images by COCO's rules. The same again gives the same JSON."""
     from flows.dataset_place import output
-    from flows.evaluation_view import show_result, write_json
+    from flows.evaluation_view import show_result
 
     _check_targets(json, save, report)
     with _evaluator(
@@ -105,7 +108,8 @@ def evaluate(
     show_result(result, output())
     if save is not None:
         result.evaluation.save(save)
-    write_json(result.to_json(), json)
+        _say_written(save)
+    _write_json(result.to_json(), json)
     # Last, as most can go wrong with it.
     _write_report(report, evaluator, result)
 
@@ -129,7 +133,7 @@ def compare(
 ) -> None:
     """Score models on the same images, and say of each whether it is better than the first, with an interval."""
     from flows.dataset_place import output
-    from flows.evaluation_view import show_comparison, write_json
+    from flows.evaluation_view import show_comparison
 
     _check_targets(json, report)
     if report is not None and len(models) != 2:
@@ -150,7 +154,7 @@ def compare(
     ) as evaluator:
         compared = evaluator.compare_models(models)
     show_comparison(compared, output())
-    write_json(compared.to_json(), json)
+    _write_json(compared.to_json(), json)
     _write_report(report, evaluator, compared.results[-1], compared.results[0])
 
 
@@ -168,6 +172,15 @@ def _evaluator(
         )
 
 
+def _write_json(document: Mapping[str, Any], target: Path | None) -> None:
+    if target is None:
+        return
+    from retrain.storage.files import write_whole
+
+    write_whole(target, (dumps(document, indent=2, allow_nan=False) + "\n").encode())
+    _say_written(target)
+
+
 def _write_report(
     target: Path | None,
     evaluator: "ModelEvaluator",
@@ -182,6 +195,12 @@ def _write_report(
 
     items = evaluator.data.by_id
     write_whole(target, ReportPage(result, before).html(lambda image: items[image].load()).encode())
+    _say_written(target)
+
+
+def _say_written(target: Path) -> None:
+    """Beside the scores, which may be piped."""
+    typer.echo(f"wrote {target}", err=True)
 
 
 def _names(metrics: str, *, speed: bool) -> list[str]:

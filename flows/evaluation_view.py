@@ -1,10 +1,7 @@
-"""Evaluations and comparisons as people read them on a terminal, and as files for machines."""
+"""Evaluations and comparisons as people read them on a terminal."""
 
-import json
 import math
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +12,6 @@ from retrain.evaluation.matching import MAX_DETECTIONS
 from retrain.evaluation.protocol import EvaluationProtocol
 from retrain.evaluation.result import ComparedModels, EvaluationResult, shown
 from retrain.evaluation.speed import PARTS, SpeedReport
-from retrain.storage.files import write_whole
 
 _COLOURS = {"better": "green", "worse": "red", "invalid": "red"}
 
@@ -67,12 +63,6 @@ def protocol_line(protocol: EvaluationProtocol, confidence: str, origin: str) ->
         f"{MAX_DETECTIONS} boxes a class and image; precision, recall and F1 at IoU 0.5 and confidence {confidence} "
         f"({origin})"
     )
-
-
-def write_json(document: Mapping[str, Any], target: Path | None) -> None:
-    """As a whole or not at all; nothing where no file was asked for."""
-    if target is not None:
-        write_whole(target, (json.dumps(document, indent=2, allow_nan=False) + "\n").encode())
 
 
 def _confidences(compared: ComparedModels) -> tuple[str, str]:

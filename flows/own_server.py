@@ -1,7 +1,7 @@
 """Commands that run a flow where no stack may run, and end with one sentence on Ctrl-C."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
@@ -9,8 +9,11 @@ from prefect.client.orchestration import get_client
 
 
 @contextmanager
-def interruptible(how_to_go_on: str) -> Iterator[None]:
+def interruptible(how_to_go_on: str | Callable[[], str]) -> Iterator[None]:
     """Run a flow in it; Ctrl-C is told to Prefect's server and, in one sentence, to whoever typed it.
+
+    Args:
+        how_to_go_on: end of the sentence; a function is called once it was interrupted.
 
     Raises:
         Exit: with code 130, if it was interrupted.
@@ -19,7 +22,8 @@ def interruptible(how_to_go_on: str) -> Iterator[None]:
         _start_server()
         yield
     except KeyboardInterrupt:
-        typer.echo(f"Interrupted; {how_to_go_on}", err=True)
+        text = how_to_go_on if isinstance(how_to_go_on, str) else how_to_go_on()
+        typer.echo(f"Interrupted; {text}", err=True)
         raise typer.Exit(130) from None
 
 

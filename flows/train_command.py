@@ -49,10 +49,8 @@ def train(resources: Resources, settings: dict[str, Any], console: Console, *, r
     job_id = orchestrator.job_id(request)
     if not console.is_terminal:
         console.print(f"job {job_id}")
-    with (
-        interruptible(f"the same command again goes on with job {job_id[:8]} from its last checkpoint."),
-        _shown(TrainingJobs(jobs_folder(resources)), job_id, console),
-    ):
+    jobs = TrainingJobs(jobs_folder(resources))
+    with interruptible(lambda: _how_to_go_on(jobs, job_id)), _shown(jobs, job_id, console):
         done = training_flow(settings, resume=resume, config=resources.config)
     best = done["best"]
     if done["reused"]:
@@ -84,6 +82,13 @@ def check(resources: Resources, settings: dict[str, Any], console: Console) -> N
         table.add_row(one.name, _verdict(one), Text(" ".join(filter(None, (one.said, one.warning)))))
     console.print(table)
     report.raise_if_failed()
+
+
+def _how_to_go_on(jobs: TrainingJobs, job_id: str) -> str:
+    with suppress(NotFound):  # interrupted before it was begun
+        if jobs.get(job_id).checkpoints:
+            return f"the same command again goes on with job {job_id[:8]} from its last checkpoint."
+    return f"job {job_id[:8]} has no checkpoint yet, so the same command begins it again."
 
 
 def _verdict(check: Check) -> Text:

@@ -1,6 +1,5 @@
 """`retrain triggers`: what would start a retraining and why not yet, and what other settings would have done."""
 
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flows.dataset_view import table_of, utc
 from retrain.data_collection.triggers.facts import read_facts
 from retrain.data_collection.triggers.history import AnsweredCrossing, last_crossings, read_history
 from retrain.data_collection.triggers.policy import TriggerDecision, evaluate, measure
@@ -32,13 +32,11 @@ def show_triggers(resources: Resources, console: Console, now: float) -> None:
     console.print(Text(f"{model}: {_verdict(decision)}"))
     for reason in decision.reasons:
         console.print(Text(f"  {reason}"))
-    table = _table("threshold", "waiting", "counted before", "count for", "needed")
+    rows = []
     for level in measure(facts, policy):
-        waiting = level.waiting
-        table.add_row(
-            Text(level.scope), *map(str, (waiting.total, waiting.counted, level.counts_for, level.threshold))
-        )
-    console.print(table)
+        counts = (level.waiting.total, level.waiting.counted, level.counts_for, level.threshold)
+        rows.append((level.scope, *map(str, counts)))
+    console.print(table_of(("threshold", "waiting", "counted before", "count for", "needed"), rows))
     show_shortages(resources, console, now)
     if crossings := last_crossings(state, model, _SHOWN):
         console.print(_crossings(crossings))
@@ -85,31 +83,25 @@ def _verdict(decision: TriggerDecision) -> str:
         return "the next watch records a crossing"
     if decision.would_fire_at is None:
         return "nothing fires yet"
-    return f"nothing fires before {_utc(decision.would_fire_at)} UTC"
+    return f"nothing fires before {utc(decision.would_fire_at)} UTC"
 
 
 def _crossings(crossings: Sequence[AnsweredCrossing]) -> Table:
-    table = _table("crossing", "crossed (UTC)", "by", "count", "announced (UTC)", "answered (UTC)")
+    rows = []
     for one in crossings:
         crossing = one.crossing
-        announced = "not yet" if crossing.emitted_at is None else _utc(crossing.emitted_at)
-        table.add_row(
-            Text(crossing.id),
-            _utc(crossing.crossed_at),
-            Text(crossing.scope),
-            f"{crossing.count} of {crossing.threshold}",
-            announced,
-            _answer(one),
-        )
-    return table
+        count = f"{crossing.count} of {crossing.threshold}"
+        announced = "not yet" if crossing.emitted_at is None else utc(crossing.emitted_at)
+        rows.append((crossing.id, utc(crossing.crossed_at), crossing.scope, count, announced, _answer(one)))
+    return table_of(("crossing", "crossed (UTC)", "by", "count", "announced (UTC)", "answered (UTC)"), rows)
 
 
 def _answer(one: AnsweredCrossing) -> str:
     if one.started_at is None:
         return "not yet"
     if one.finished_at is None:
-        return f"{one.status} since {_utc(one.started_at)}"
-    return f"{one.status} {_utc(one.finished_at)}"
+        return f"{one.status} since {utc(one.started_at)}"
+    return f"{one.status} {utc(one.finished_at)}"
 
 
 def _assumption(history: History) -> str:
@@ -127,11 +119,12 @@ def _side_by_side(replayed: Sequence[ReplayedCrossing], history: History) -> Tab
     start = history.looks[0]
     recorded = {one.crossed_at: one.id for one in history.crossings if one.crossed_at >= start}
     would = {one.crossed_at: f"{one.count} of {one.threshold} {one.scope}" for one in replayed}
-    table = _table("time (UTC)", "would have fired", "was recorded")
-    for moment in sorted(recorded.keys() | would.keys()):
-        table.add_row(_utc(moment), Text(would.get(moment, "-")), Text(recorded.get(moment, "-")))
-    table.add_row("in all", str(len(would)), str(len(recorded)))
-    return table
+    rows = [
+        (utc(moment), would.get(moment, "-"), recorded.get(moment, "-"))
+        for moment in sorted(recorded.keys() | would.keys())
+    ]
+    total = ("in all", str(len(would)), str(len(recorded)))
+    return table_of(("time (UTC)", "would have fired", "was recorded"), [*rows, total])
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -153,11 +146,3 @@ def _moment(text: str) -> float:
     except ValueError as error:
         raise BadInput(f"{text!r} is not an ISO time such as 2026-11-23T12:00:00.") from error
     return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
-
-
-def _table(*columns: str) -> Table:
-    return Table(*columns, box=None, pad_edge=False)
-
-
-def _utc(moment: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(moment))

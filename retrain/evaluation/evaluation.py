@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from retrain.boxes import IntArray
 from retrain.errors import BadInput, NotFound
@@ -90,8 +91,8 @@ class Evaluation:
             NotFound: no such file.
             BadInput: not an evaluation, damaged, or scored in another way than now.
         """
+        document = _document(path)
         try:
-            document = json.loads(path.read_bytes())
             if document["format"] != _FORMAT:
                 raise BadInput(f"it has format {document['format']}, not {_FORMAT}")
             loaded = cls(
@@ -106,12 +107,26 @@ class Evaluation:
                 raise BadInput("it has not as many attributes as images")
             limits(loaded.confidence, loaded.truth.classes)
             loaded.predictions.check(loaded.truth)
-        except FileNotFoundError as error:
-            raise NotFound(f"No evaluation at {path}; run the evaluate stage first.") from error
-        except OSError as error:
-            raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
-        except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
-            raise BadInput(
-                f"{path} is not a stored evaluation ({error}); delete it and evaluate again."
-            ) from error
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+            raise _damaged(path, error) from error
         return loaded
+
+
+def _document(path: Path) -> Any:
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise NotFound(f"No evaluation at {path}; run the evaluate stage first.") from error
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, error) from error
+    if isinstance(document, dict) and "format" not in document:
+        raise BadInput(
+            f"{path} is not a stored evaluation; give a file that `retrain evaluate` wrote by --save, not by --json."
+        )
+    return document
+
+
+def _damaged(path: Path, error: Exception) -> BadInput:
+    return BadInput(f"{path} is not a stored evaluation ({error}); delete it and evaluate again.")

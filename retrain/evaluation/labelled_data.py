@@ -23,6 +23,7 @@ from retrain.images import read_pixels
 from retrain.storage.pack_reader import PackReader
 
 _TEST = "test"
+_LEARNT_FROM = ("train", "val")
 _NAMED = 3
 _DAY = 24 * 3600
 
@@ -64,12 +65,12 @@ def open_data(
         given: `v1.0.0/test` for a split of a dataset version, a folder in COCO, YOLO or VOC format, `FOLDER/SPLIT`, or
             one COCO file of annotations.
         datasets: where versions are, or the folder of them.
-        split: of a folder; by default `test` where there is one, or the only one.
+        split: of a version or folder, if `given` names none; by default `test` where there is one, or the only one.
         images: folder of the images of a COCO file; by default looked for around it.
 
     Raises:
         NotFound: there is no such version, folder or file.
-        BadInput: no images, one that is missing, or labels that cannot be read.
+        BadInput: no images, one that is missing, labels that cannot be read, or two splits are named.
     """
     path = checked_path(given, "Test data")
     if path.is_file() and path.suffix == ".json":
@@ -78,8 +79,8 @@ def open_data(
         raise BadInput(f"A folder of images goes with one COCO file of annotations, got {str(given)!r}.")
     if path.is_dir():
         return _of_folder(path, split)
-    if split is None and path.parent.is_dir() and path.parent != Path():
-        return _of_folder(path.parent, path.name)
+    if path.parent.is_dir() and path.parent != Path():
+        return _of_folder(path.parent, _one_split(given, path.name, split))
     if datasets is None or path.is_absolute():
         raise NotFound(
             f"There is no test data {str(given)!r}. Give VERSION/SPLIT such as v1.0.0/test, a folder in COCO, YOLO or "
@@ -87,7 +88,15 @@ def open_data(
         )
     manager = datasets if isinstance(datasets, DatasetManager) else DatasetManager(datasets)
     name, _, own = str(given).partition("/")
-    return _of_version(manager, name, split or own or _TEST)
+    return _of_version(manager, name, _one_split(given, own, split) or _TEST)
+
+
+def _one_split(given: str | Path, named: str, asked: str | None) -> str:
+    if named and asked and named != asked:
+        raise BadInput(
+            f"{str(given)!r} names the split {named!r}, and asked for is {asked!r}; name one of them."
+        )
+    return named or asked or ""
 
 
 def _of_version(manager: DatasetManager, name: str, split: str) -> LabelledData:
@@ -99,12 +108,13 @@ def _of_version(manager: DatasetManager, name: str, split: str) -> LabelledData:
     version = manager.get_version(name)
     if split not in version.splits:
         raise BadInput(f"{name} has no split {split!r}; it has {', '.join(version.splits)}.")
-    notes = []
+    notes = _learnt_from(split)
     chosen = version.in_split(split)
     # A label that a model made is right to that model.
     if auto := sum(item.source == "auto" for item in chosen):
         notes.append(
-            f"{auto} of {len(chosen)} images were labelled by a model, which judges that model too well."
+            f"{auto} of {len(chosen)} images were labelled by a model, which judges that model too well; cycles leave "
+            "such images out of their comparison."
         )
     items = version_items(manager, version, chosen)
     return _data(f"{version.name}/{split}", version.classes, items, notes)
@@ -146,7 +156,7 @@ def _of_folder(folder: Path, split: str | None) -> LabelledData:
     # What is wrong with other splits is not asked; labels are called like their image.
     _refuse_lost_images(folder, [one for one in lost if split_of_folders(one.file) in {None, wanted}])
     own = {image.path.stem for image in images}
-    notes = _lost_boxes([one for one in found.problems if Path(one.file).stem in own])
+    notes = _learnt_from(wanted) + _lost_boxes([one for one in found.problems if Path(one.file).stem in own])
     items = [_item_of_folder(folder, image) for image in images]
     name = f"{folder}/{wanted}" if wanted else str(folder)
     return _data(name, found.classes, items, notes)
@@ -171,7 +181,8 @@ def _of_coco_folder(folder: Path, split: str | None) -> LabelledData:
     if len(chosen) > 1:
         files = ", ".join(document.file for document in chosen)
         raise BadInput(f"Several files in {folder} hold labels of one split: {files}. Give one of them.")
-    return _of_coco(f"{folder}/{wanted}" if wanted else str(folder), chosen[0], tree)
+    name = f"{folder}/{wanted}" if wanted else str(folder)
+    return _of_coco(name, chosen[0], tree, _learnt_from(wanted))
 
 
 def _of_coco_file(file: Path, images: Path | None) -> LabelledData:
@@ -181,14 +192,14 @@ def _of_coco_file(file: Path, images: Path | None) -> LabelledData:
     return _of_coco(str(file), read_document(Tree(folder), file.name), Tree(root))
 
 
-def _of_coco(name: str, document: Document, tree: Tree) -> LabelledData:
+def _of_coco(name: str, document: Document, tree: Tree, notes: Sequence[str] = ()) -> LabelledData:
     found = read_coco(document, tree)
     _refuse_lost_images(name, found.problems)
     # As pycocotools goes through them, which decides between equal scores.
     ordered = sorted(found.images, key=lambda image: (isinstance(image.key, str), image.key))
     items = [_item_of_coco(image, position) for position, image in enumerate(ordered)]
     keys = {str(image.key): image.image_id for image in found.images}
-    return _data(name, found.classes, items, _lost_boxes(found.problems), found.categories, keys)
+    return _data(name, found.classes, items, (*notes, *_lost_boxes(found.problems)), found.categories, keys)
 
 
 def _item_of_coco(image: CocoImage, position: int) -> EvaluationItem:
@@ -257,6 +268,14 @@ def _refuse_lost_images(name: str | Path, problems: Sequence[Problem]) -> None:
             f"{len(lost)} images of {name} cannot be evaluated on, and numbers without them are of another set: "
             f"{_shown(lost)}"
         )
+
+
+def _learnt_from(split: str | None) -> list[str]:
+    if split not in _LEARNT_FROM:
+        return []
+    return [
+        f"This is the split {split}: models learn from train and are chosen by val; scores there are too good."
+    ]
 
 
 def _lost_boxes(problems: Sequence[Problem]) -> list[str]:

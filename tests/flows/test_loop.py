@@ -1,6 +1,10 @@
 """From waiting samples to a finished cycle, through a real server, automation and worker, and nothing else."""
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -95,3 +99,26 @@ def test_a_lost_event_is_found_by_reconcile_and_its_cycle_runs_once(world):
     assert cycle.attempts == 1
     assert unhandled(world.state, "squares", time.time()) == []
     assert reconcile_flow(at_once) == []
+
+
+def test_a_cycle_run_by_hand_says_how_it_ended(stack, world):
+    """Both with the cycle of a crossing that is through, and with a new one for which no sample waits."""
+    done = next(one for one in list_cycles(world.state) if one.status == "kept_champion")
+    verdict = done.outcome["gate"]["verdict"]
+
+    again, by_hand = (
+        subprocess.run(
+            [sys.executable, "-c", "from flows.cli import main; main()", "cycle", "run", *arguments],
+            env={**os.environ, "RETRAIN_HOME": str(world.home), "PYTHONPATH": str(Path.cwd())},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        for arguments in (("--trigger", done.trigger_id), ())
+    )
+
+    assert (again.returncode, again.stdout) == (0, f"{done.id}: kept_champion ({verdict})\n"), again.stderr
+    new = list_cycles(world.state)[-1].id
+    assert (by_hand.returncode, by_hand.stdout) == (0, f"{new}: nothing_to_do (no sample waited)\n"), (
+        by_hand.stderr
+    )

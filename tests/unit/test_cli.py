@@ -17,11 +17,12 @@ from sqlalchemy import insert
 from flows.cli import main
 from retrain.config import RetrainConfig
 from retrain.cycle import open_cycle, read_cycle
-from retrain.data_collection.triggers.crossings import select_samples
+from retrain.data_collection.triggers.crossings import record_crossing, select_samples
 from retrain.serving.route import RouteStore
 from retrain.storage.leases import LeaseManager
 from retrain.storage.schema import aliases
 from retrain.storage.state import open_state
+from tasks.proofs import Proof
 from tasks.resources import Resources
 from tests.unit.data_collection.conftest import png_bytes
 from tests.unit.data_collection.stored_rows import store_many
@@ -427,6 +428,25 @@ def test_a_promoted_cycle_without_records_of_its_stages_is_not_verified(home, st
     assert done.returncode == 1
     assert "'[/]': 0.5" in done.stdout
     assert "plan, select, annotate, version, layout, train" in done.stderr
+
+
+def test_a_pipe_gets_ids_and_what_was_found_whole(home, state, retrain, monkeypatch):
+    """Whatever the width of the terminal is that the pipe was typed in."""
+    cycle = begun(state, "detector", f"detector-{'very-long-' * 4}1")
+    model = f"detector-{'very-long-' * 4}2"
+    store_many(state, 4, model=model)
+    crossing = record_crossing(state, model, 4, 0.0)
+    proof = Proof("report", True, f"{home}/{'folder/' * 20}page.html")
+    monkeypatch.setattr("tasks.proofs.prove_cycle", lambda *_: [proof])
+    (home / "config.yaml").write_text(json.dumps({"model": {"name": model}}))
+
+    shown = [
+        retrain(arguments, home, COLUMNS="40").stdout
+        for arguments in ("cycle list", f"cycle verify {cycle.id}", "triggers")
+    ]
+
+    for whole, output in zip((cycle.id, proof.said, crossing.id), shown, strict=True):
+        assert any(whole in line.split() for line in output.splitlines()), output
 
 
 def test_retention_warns_when_it_keeps_fewer_samples_than_a_cycle_needs(home, retrain):

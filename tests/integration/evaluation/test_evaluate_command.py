@@ -38,8 +38,8 @@ def test_a_model_is_scored_shown_and_written_the_same_twice(
     code, shown, errors = retrain(*asked, "--json", first, "--save", kept)
     again = retrain(*asked, "--json", second)
 
-    assert (code, errors) == (0, "")
-    assert again == (0, shown, "")
+    assert (code, errors) == (0, f"wrote {kept}\nwrote {first}\n")
+    assert again == (0, shown, f"wrote {second}\n")
     assert first.read_bytes() == second.read_bytes()
     document = json.loads(first.read_text())
     assert list(document["metrics"]) == ["map", "precision", "recall"]
@@ -68,7 +68,7 @@ def test_models_are_compared_and_written(
         versions.repository.folder, "--metrics", "map50", "--json", target,
     )  # fmt: skip
 
-    assert (code, errors) == (0, "")
+    assert (code, errors) == (0, f"wrote {target}\n")
     document = json.loads(target.read_text())
     assert [each["model"] for each in document["differences"]] == [str(models.onnx), str(models.other)]
     same, worse = document["differences"]
@@ -93,7 +93,7 @@ def test_a_report_of_one_and_of_two_models_is_one_page(
     code, _, errors = retrain("compare", models.other, models.folder, *data, "--report", two)
     refused, _, why = retrain("compare", models.other, models.folder, models.onnx, *data, "--report", two)
 
-    assert (code, errors) == (0, "")
+    assert (code, errors) == (0, f"wrote {two}\n")
     assert "No gate was asked" in two.read_text()
     assert "found before, missed now" in two.read_text()
     assert "data:image/jpeg" in one.read_text()
@@ -155,7 +155,7 @@ def test_a_page_that_cannot_be_written_costs_none_of_the_scores(
 
     code, shown, errors = retrain(*asked)
 
-    assert (code, errors) == (1, "error: Image 0001.png cannot be read any more.\n")
+    assert (code, errors) == (1, f"wrote {kept}\nerror: Image 0001.png cannot be read any more.\n")
     assert f"mAP50 {json.loads(kept.read_text())['summary']['map50']:.4f}" in shown
     assert not page.exists()
 

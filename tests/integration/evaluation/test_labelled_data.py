@@ -184,3 +184,39 @@ def test_images_that_a_model_labelled_are_said(models: Models, tmp_path: Path) -
     notes = open_data("v1.0.0/test", manager).notes
     assert "2 of 3 images were labelled by a model" in notes[0]
     assert not any("by itself" in note for note in notes)
+    assert "cycles leave such images out of their comparison" in notes[0]
+
+
+def test_two_splits_are_an_error_that_names_both(
+    versions: DatasetManager, yolo_folder: Path, coco_folder: Path
+) -> None:
+    for given, asked in (
+        ("v1.0.0/test", "train"),
+        (f"{yolo_folder}/test", "train"),
+        (f"{coco_folder}/val", "test"),
+    ):
+        named = given.rpartition("/")[2]
+        with pytest.raises(BadInput, match=f"names the split '{named}', and asked for is '{asked}'"):
+            open_data(given, versions, split=asked)
+
+    assert open_data("v1.0.0/test", versions, split="test").name == "v1.0.0/test"
+    assert open_data("v1.0.0", versions, split="train").name == "v1.0.0/train"
+    assert open_data(f"{yolo_folder}/train", versions, split="train").name == f"{yolo_folder}/train"
+
+
+def test_scores_on_what_models_learn_from_carry_a_note(
+    versions: DatasetManager, yolo_folder: Path, coco_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(coco_folder, tmp_path / "coco")
+    labels = tmp_path / "coco" / "annotations"
+    (labels / "instances_test.json").rename(labels / "instances_val.json")
+    (tmp_path / "coco" / "test").rename(tmp_path / "coco" / "val")
+    too_good = (
+        "This is the split {}: models learn from train and are chosen by val; scores there are too good."
+    )
+
+    assert open_data("v1.0.0/train", versions).notes[0] == too_good.format("train")
+    assert open_data(yolo_folder, split="train").notes[0] == too_good.format("train")
+    assert open_data(tmp_path / "coco").notes[0] == too_good.format("val")
+    for given in ("v1.0.0/test", yolo_folder, coco_folder):
+        assert not any("too good" in note for note in open_data(given, versions).notes)

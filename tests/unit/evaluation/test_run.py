@@ -225,6 +225,13 @@ def test_a_stored_confidence_that_cannot_be_is_refused(tmp_path, evaluation_of, 
         Evaluation.load(path)
 
 
+def test_a_result_for_machines_is_told_from_a_stored_evaluation(tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps({"model": "m", "metrics": {"map50": 0.5}}))
+
+    with pytest.raises(BadInput, match=r"wrote by --save, not by --json\.$"):
+        Evaluation.load(tmp_path / "result.json")
+
+
 def test_a_folder_or_endless_brackets_are_no_evaluation(tmp_path):
     (tmp_path / "deep.json").write_bytes(b"[" * 100_000)
 

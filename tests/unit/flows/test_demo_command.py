@@ -113,3 +113,20 @@ def test_a_demo_starts_from_nothing_where_a_demo_was(outer, seen):
         "demo.lock",
         "config.yaml",
     }
+
+
+@pytest.mark.parametrize(
+    ("below", "name", "shown"),
+    [(True, "home", "home/demo"), (False, "home", "{0}/home/demo"), (True, "my home", "'my home/demo'")],
+)
+def test_it_ends_with_how_to_look_on_in_its_home(tmp_path, seen, monkeypatch, capsys, below, name, shown):
+    monkeypatch.setenv("RETRAIN_HOME", str(tmp_path / name))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path if below else tmp_path / "elsewhere")
+    monkeypatch.setenv("COLUMNS", "40")
+
+    with mock.patch.dict(os.environ):
+        demo_command.run_demo(keep=False, seed=0)
+
+    said = f"look on: RETRAIN_HOME={shown.format(tmp_path)} retrain cycle list"
+    assert capsys.readouterr().out.splitlines()[-1] == said
