@@ -48,6 +48,12 @@ def result(model, quality, seed, classes=CLASSES, images=24):
     )
 
 
+def served_by_class(one):
+    each = dict(zip(one.evaluation.truth.classes, (0.123, 0.678), strict=True))
+    evaluation = replace(one.evaluation, confidence=each)
+    return replace(one, evaluation=evaluation, served=Served(each, "its release"))
+
+
 def pixels(_):
     return np.full((80, 90, 3), 200, dtype=np.uint8)
 
@@ -56,6 +62,18 @@ def said(page):
     """Its words, without style and pictures."""
     body = page[page.index("<body>") :]
     return re.sub(r'src="data:[^"]*"', "", body).lower()
+
+
+def rows(page):
+    """Of all tables, as HTML."""
+    return re.findall(r"<tr>.*?</tr>", page, re.DOTALL)
+
+
+def scores(page):
+    """Words of each row of the section of scores, its headings too."""
+    section = page[page.index('<section id="scores">') : page.index('<section id="classes">')]
+    cells = (re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows(section))
+    return [[re.sub("<.*?>", "", cell) for cell in row] for row in cells]
 
 
 def test_a_page_of_one_model_says_its_numbers_and_needs_nothing_else():
@@ -153,16 +171,16 @@ def test_models_of_other_images_are_not_drawn_beside_each_other():
 
 
 def test_a_page_says_what_both_models_are_served_from():
-    each = dict(zip(CLASSES, (0.123, 0.678), strict=True))
-    before, after = result("old.pt", 0.4, 0), result("new.pt", 0.95, 1)
-    after = replace(
-        after, evaluation=replace(after.evaluation, confidence=each), served=Served(each, "its release")
-    )
+    before, after = result("old.pt", 0.4, 0), served_by_class(result("new.pt", 0.95, 1))
 
     page = ReportPage(after, before, resamples=200).html(None)
 
     assert "<dd>0.123 to 0.678 by class, from its release</dd>" in page
     assert "<dt>that of old.pt</dt><dd>0.25, from the release</dd>" in page
+    # Not in the rows of a table, which it would widen.
+    assert "new.pt: served confidence 0.123 to 0.678 by class;" in page
+    assert "old.pt: served confidence 0.25;" in page
+    assert not [row for row in rows(page) if "by class" in row]
 
 
 def test_names_of_any_length_are_drawn():
@@ -221,10 +239,115 @@ def test_models_of_the_same_file_name_are_told_apart_by_their_folders(monkeypatc
         "retrain.evaluation.report.page.Visualizer",
         lambda one, before, names: drawn.append(names) or Visualizer(one, before, names),
     )
-    for before, after in (("a/best.pt", "b/best.pt"), ("a/old.pt", "b/new.pt")):
+    pairs = (
+        ("/x/a/best.pt", "/x/b/best.pt"),
+        ("a/old.pt", "b/new.pt"),
+        ("/x/a/best.pt", "/x/a/best.pt"),
+        (f"/jobs/{'ab' * 16}/model", f"/jobs/{'cd' * 16}/model"),
+        (f"/x/{'ab' * 16}/model", f"/y/{'ab' * 16}/model"),
+    )
+    for before, after in pairs:
         ReportPage(result(after, 0.8, 0), result(before, 0.8, 1)).html(None)
 
-    assert drawn == [("a/best.pt", "b/best.pt"), ("old.pt", "new.pt")]
+    assert drawn == [
+        ("a/best.pt", "b/best.pt"),
+        ("old.pt", "new.pt"),
+        ("best.pt", "best.pt"),
+        ("abababab…/model", "cdcdcdcd…/model"),
+        ("x/abababab…/model", "y/abababab…/model"),
+    ]
+
+
+def test_the_path_of_one_model_is_whole_in_the_protocol_only():
+    path = f"/home/someone/jobs/{'ab' * 16}/model"
+
+    page = ReportPage(result(path, 0.8, 0)).html(None)
+
+    assert "<h1>abababab…/model</h1>" in page
+    assert "<title>abababab…/model on v1.1.0/test</title>" in page
+    assert '<p class="lede">abababab…/model on v1.1.0/test: mAP50-95' in page
+    assert page.count(path) == page.count(f"<dt>model</dt><dd>{path} ") == 1
+
+
+def test_two_models_have_the_same_columns_for_every_score():
+    before, after = result("old.pt", 0.4, 0), result("new.pt", 0.95, 1)
+
+    page = ReportPage(after, before, resamples=200).html(None)
+
+    old, new = before.evaluation.summary, after.evaluation.summary
+    tables = scores(page)
+    assert [line[1:] for line in tables if line[0] in ("COCO", "IoU 0.5, all classes together")] == [
+        ["before", "now", "change", "interval"]
+    ] * 2
+    by_name = {line[0]: line[1:] for line in tables}
+    for name, was, now, sure in (
+        ("mAP75", old.coco["map75"], new.coco["map75"], False),
+        ("mAP50", old.map50, new.map50, True),
+        ("recall at the served confidence", old.recall, new.recall, True),
+        ("best F1 at any one confidence", old.best_f1, new.best_f1, False),
+    ):
+        assert by_name[name][:3] == [f"{was:.3f}", f"{now:.3f}", f"+{now - was:.3f}"]
+        assert (" to " in by_name[name][3]) == sure
+    (alone,) = (line for line in scores(ReportPage(after).html(None)) if line[0] == "mAP75")
+    assert alone == ["mAP75", f"{new.coco['map75']:.3f}"]
+
+
+def test_errors_say_of_which_model_they_are_and_from_which_confidence():
+    before, after = result("old.pt", 0.4, 0), result("new.pt", 0.95, 1)
+
+    alone, both = (ReportPage(after, other, resamples=200).html(pixels) for other in (None, before))
+
+    for page in (alone, both):
+        assert "The types count detections of any confidence from 0.001 on, as average precision does" in page
+        assert "median IoU 0." in page
+    assert "The picture is of both models, all else of new.pt." in both
+    assert "The picture is of both" not in alone
+    assert "By new.pt." in both
+    assert (alone.count('<ul class="key">'), both.count('<ul class="key">')) == (2, 3)
+
+
+@pytest.mark.parametrize("before", [None, result("old.pt", 0.4, 0)])
+def test_cards_of_precision_and_recall_say_at_which_confidence(before):
+    page = ReportPage(result("new.pt", 0.95, 1), before, resamples=200).html(None)
+
+    cards = page.split('<div class="card"><div class="name">')[1:]
+    assert [card.partition("<")[0] for card in cards if "at the served confidence</div>" in card] == [
+        "precision",
+        "recall",
+    ]
+
+
+def test_captions_say_whose_score_it_is():
+    truth = Truth.of([LabelledImage(f"{n}", f"{n}", OBJECTS) for n in range(6)], CLASSES)
+    seen = Detections.of(OBJECTS.boxes, [1, 1], [0.61, 0.15])
+    evaluation = Evaluation(
+        truth, Predictions.of(truth, dict.fromkeys(truth.images, seen)), EvaluationProtocol(), 0.25
+    )
+    one = replace(result("a.pt", 0.8, 0), evaluation=evaluation)
+
+    page = said(ReportPage(one).html(pixels))
+
+    dog = "&lt;b&gt;dog&lt;/b&gt;"
+    assert f"<b>{dog} with score 0.61</b><br>classification, there is cat;" in page
+    assert f"<b>cat</b><br>classification, seen as {dog} with score 0.61;" in page
+    assert f"<b>{dog}</b><br>low score, seen as {dog} with score 0.15;" in page
+
+
+@pytest.mark.parametrize(("number", "named"), [(12, True), (13, False)])
+def test_curves_of_classes_are_in_the_legend_by_name_or_once_for_all(monkeypatch, number, named):
+    figures = []
+    monkeypatch.setattr("retrain.evaluation.visualizer.in_any_script", figures.append)
+    classes = tuple(f"c{n}" for n in range(number))
+    one, other = (result("a", 0.8, seed, classes).evaluation for seed in (0, 1))
+
+    Visualizer(one).f1()
+    Visualizer(one, other).f1()
+
+    alone, both = (
+        [text.get_text() for text in figure.axes[0].get_legend().get_texts()] for figure in figures
+    )
+    assert alone == [*(classes if named else ["each class"]), "all classes", "served: 0.25"]
+    assert both == ["before", "each class", "after", "served: 0.25"]
 
 
 def test_the_level_of_the_intervals_is_not_rounded():
