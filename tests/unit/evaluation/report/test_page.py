@@ -1,5 +1,3 @@
-import base64
-import io
 import re
 import warnings
 from collections import Counter
@@ -7,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import retrain.evaluation.report.page
 from retrain.boxes import Annotations, Detections
@@ -18,7 +15,6 @@ from retrain.evaluation.evaluation import Evaluation
 from retrain.evaluation.gate import GateDecision, RuleFinding
 from retrain.evaluation.predictions import Predictions
 from retrain.evaluation.protocol import EvaluationProtocol
-from retrain.evaluation.report.crops import FOUND, TRUE, cut_out
 from retrain.evaluation.report.page import ReportPage
 from retrain.evaluation.result import EvaluationResult, Served
 from retrain.evaluation.truth import LabelledImage, Truth
@@ -333,23 +329,6 @@ def test_captions_say_whose_score_it_is():
     assert f"<b>{dog}</b><br>low score, seen as {dog} with score 0.15;" in page
 
 
-@pytest.mark.parametrize(("number", "named"), [(12, True), (13, False)])
-def test_curves_of_classes_are_in_the_legend_by_name_or_once_for_all(monkeypatch, number, named):
-    figures = []
-    monkeypatch.setattr("retrain.evaluation.visualizer.in_any_script", figures.append)
-    classes = tuple(f"c{n}" for n in range(number))
-    one, other = (result("a", 0.8, seed, classes).evaluation for seed in (0, 1))
-
-    Visualizer(one).f1()
-    Visualizer(one, other).f1()
-
-    alone, both = (
-        [text.get_text() for text in figure.axes[0].get_legend().get_texts()] for figure in figures
-    )
-    assert alone == [*(classes if named else ["each class"]), "all classes", "served: 0.25"]
-    assert both == ["before", "each class", "after", "served: 0.25"]
-
-
 def test_the_level_of_the_intervals_is_not_rounded():
     page = ReportPage(result("b", 0.9, 0), result("a", 0.8, 1), level=0.975).html(None)
 
@@ -368,72 +347,3 @@ def test_images_without_objects_are_drawn():
 
     assert "0 objects" in page
     assert "nan" not in said(page)
-
-
-def picture(crop):
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(crop.partition(",")[2]))))
-
-
-def near(colour, pixel):
-    return np.abs(np.asarray(colour, dtype=int) - pixel.astype(int)).max() < 70
-
-
-def test_a_crop_shows_the_boxes_where_they_are():
-    image = np.zeros((200, 200, 3), dtype=np.uint8)
-    image[50:100, 50:100] = 255
-
-    found = picture(
-        cut_out(image, (50, 50, 100, 100), [((50, 50, 100, 100), TRUE), ((60, 60, 90, 90), FOUND)])
-    )
-
-    assert found.shape == (220, 220, 3)
-    # 110 pixels of the image are shown in 220: 20 and 110 left and right of the object's edges.
-    assert near((255, 255, 255), found[70, 70])
-    assert near(TRUE, found[110, 59])
-    assert near(FOUND, found[110, 79])
-    assert near((0, 0, 0), found[20, 20])
-
-
-def test_a_crop_at_the_edge_of_an_image_keeps_its_box_in_the_middle():
-    image = np.full((100, 100, 3), 255, dtype=np.uint8)
-
-    found = picture(cut_out(image, (-10, 80, 20, 110), [((-10, 80, 20, 110), FOUND)]))
-
-    assert near((120, 120, 120), found[110, 10])
-    assert near((120, 120, 120), found[210, 110])
-    assert near((255, 255, 255), found[90, 130])
-
-
-def test_curves_differ_between_models_and_are_the_same_for_the_same():
-    good, bad = result("a", 0.95, 0).evaluation, result("b", 0.3, 0).evaluation
-
-    assert Visualizer(good).precision_recall() == Visualizer(good).precision_recall()
-    for name in (
-        "precision_recall",
-        "f1",
-        "froc",
-        "reliability",
-        "confusion",
-        "errors",
-        "box_correctness_roc",
-    ):
-        drawn = [getattr(Visualizer(one), name)() for one in (good, bad)]
-        assert drawn[0] != drawn[1], name
-        assert Image.open(io.BytesIO(drawn[0])).format == "PNG"
-
-
-def test_a_class_that_no_font_can_show_is_drawn_by_its_number(capfd):
-    """The letter is of no script: no font has it."""
-    letter = "\U0010fffd"
-    classes = (f"cat {letter}", f"dog {letter}")
-    nameless, numbered = (result("a.pt", 0.8, 0, names) for names in (classes, ("class 0", "class 1")))
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        page = ReportPage(nameless).html(pixels)
-
-    assert classes[0] in page
-    for name in ("precision_recall", "confusion"):
-        drawn = [getattr(Visualizer(one.evaluation), name)() for one in (nameless, numbered)]
-        assert drawn[0] == drawn[1], name
-    assert capfd.readouterr().err == ""
