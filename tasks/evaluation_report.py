@@ -17,7 +17,7 @@ from tasks.retrying import RETRYING
 
 SHARED_PAGE = "evaluation_without_pictures.html"
 """What the page is called in MLflow. Pictures stay in the home folder, where `retrain collect forget` finds them."""
-_ORIGIN = {"champion": "its release", "challenger": "the cycle's configuration or val"}
+_DIGEST_OF = {"champion": "release", "challenger": "weights"}
 
 
 @task(name="report", timeout_seconds=1800, **RETRYING)
@@ -82,17 +82,22 @@ def _drawn(
     resources, settings = work.resources, work.resources.config.evaluation
     policy = GatePolicy.of(decided["policy"], "the recorded policy") if "policy" in decided else None
     digests = {"champion": plan["champion"], "challenger": training["weights_sha256"]}
+    fitted = settings.thresholds != "fixed"
+    origins = {
+        "champion": "its release",
+        "challenger": "thresholds fitted on val" if fitted else "evaluation.confidence",
+    }
     pair = {who: saved_evaluation(resources, work.cycle.id, who) for who in digests}
     champion, challenger = (
         EvaluationResult(
-            model=f"{who} {digests[who][:12]}",
+            model=f"{who} ({_DIGEST_OF[who]} {digests[who][:12]})",
             digest=digests[who],
             runtime=evaluation.protocol.runtime,
             imgsz=evaluation.protocol.image_size,
             data=f"{version['name']}/test",
             evaluation=evaluation,
             asked=(),
-            served=Served(evaluation.confidence, _ORIGIN[who]),
+            served=Served(evaluation.confidence, origins[who]),
         )
         for who, evaluation in pair.items()
     )

@@ -224,6 +224,9 @@ class Visualizer:
                 axes.plot(*of(each), linewidth=1, label=name)
             else:
                 axes.plot(*of(each), linewidth=0.8, color=_PLAIN, alpha=0.35)
+        if not named:
+            # The lines themselves are too pale to be known again in a legend.
+            axes.plot([], [], linewidth=1, color=_PLAIN, label="each class")
 
 
 def _figure(width: float = 5.6, height: float = 4.2) -> tuple[Figure, Axes]:

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.text import Text
 
-_LONGEST = 32
+_LONGEST = 36
 # Comes with matplotlib.
 _OWN = "DejaVu Sans"
 # Beginnings of names of fonts, the first asked first. Not any font: some have odd signs in place of letters.

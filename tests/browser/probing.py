@@ -12,6 +12,8 @@ addEventListener("load", () => setTimeout(() => {
     pictures: all("img").length,
     broken: all("img").filter((img) => !(img.complete && img.naturalWidth > 0)).length,
     wider: document.documentElement.scrollWidth - innerWidth,
+    cut: all(".scroll, tbody th").filter((box) => box.scrollWidth > box.clientWidth).length,
+    loose: all("table").filter((table) => !table.closest(".scroll")).length,
     requests: performance.getEntriesByType("resource").map((entry) => entry.name)
       .filter((name) => !name.startsWith("data:")),
   });
@@ -25,7 +27,9 @@ def probed(html: str) -> str:
 
 
 def probe_of(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """Of a dumped page: pictures, how many are broken, pixels that stick out, and what was asked of the network."""
+    """Of a dumped page: pictures, how many are broken, pixels that stick out, tables or their headings wider
+    than their room, tables without a box that scrolls, and what was asked of the network.
+    """
     found = re.search(r"<title>(\{.*?\})</title>", result.stdout)
     assert found is not None, result.stderr
     return json.loads(found[1])

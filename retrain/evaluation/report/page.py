@@ -3,8 +3,9 @@
 import base64
 import functools
 import math
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 CROPS = 24
 """Of each kind, the costliest first."""
 _MINUS, _NONE = "\u2212", "\u2013"
+_DIGEST = re.compile("[0-9a-f]{16,}")
 
 COCO_NAMES: Mapping[str, str] = {
     "map50_95": "mAP50-95",
@@ -42,6 +44,12 @@ COCO_NAMES: Mapping[str, str] = {
     "ar_small": "average recall, below 32 x 32",
     "ar_medium": "average recall, up to 96 x 96",
     "ar_large": "average recall, larger",
+}
+POINT_NAMES: Mapping[str, str] = {
+    "precision": "precision at the served confidence",
+    "recall": "recall at the served confidence",
+    "f1": "F1 at the served confidence",
+    "best_f1": "best F1 at any one confidence",
 }
 KIND_TITLES: Mapping[str, str] = {
     "newly_missed": "found before, missed now",
@@ -58,6 +66,21 @@ class Compared:
     before: EvaluationResult
     changes: ModelComparison
     objects: ObjectChanges
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One score; `before` and `difference` only where two models are compared.
+
+    Attributes:
+        change: the difference with its interval, where there is one.
+    """
+
+    name: str
+    now: float
+    before: float | None = None
+    difference: float | None = None
+    change: Change | None = None
 
 
 class ReportPage:
@@ -112,13 +135,18 @@ class ReportPage:
         result, before, compared = self._result, self._before, self._compared
         evaluation = result.evaluation
         named = attributes(evaluation)
+        names = _short_names(*(each.model for each in (before, result) if each is not None))
         visualizer = Visualizer(
             evaluation,
             None if before is None else before.evaluation,
-            _names(before, result),
+            (names[0], names[-1]),
         )
         return {
             "result": result,
+            "before_name": names[0],
+            "name": names[-1],
+            "sentence": replace(result, model=names[-1]).sentence,
+            "scores": _scores(result, compared),
             "notes": tuple(dict.fromkeys((*(before.notes if before else ()), *result.notes))),
             "summary": evaluation.summary,
             "compared": compared,
@@ -132,7 +160,7 @@ class ReportPage:
             "worst_images": self._errors.worst_images(20),
             "slices": all_slices(evaluation),
             "search": worst_slices(evaluation, named) if named else None,
-            "coco_names": COCO_NAMES,
+            "colours": {"green": TRUE, "orange": FOUND},
             "kinds": KIND_TITLES,
         }
 
@@ -183,6 +211,26 @@ def _verdict(decision: GateDecision | None, compared: Compared | None) -> tuple[
     )
 
 
+def _scores(result: EvaluationResult, compared: Compared | None) -> Mapping[str, list[ScoreRow]]:
+    """Of each table by its heading."""
+    now = _all_scores(result)
+    before = None if compared is None else _all_scores(compared.before)
+    changes = {} if compared is None else compared.changes.metrics
+
+    def row(key: str, name: str) -> ScoreRow:
+        if before is None:
+            return ScoreRow(name, now[key])
+        return ScoreRow(name, now[key], before[key], now[key] - before[key], changes.get(key))
+
+    tables = {"COCO": COCO_NAMES, "IoU 0.5, all classes together": POINT_NAMES}
+    return {heading: [row(*each) for each in names.items()] for heading, names in tables.items()}
+
+
+def _all_scores(result: EvaluationResult) -> Mapping[str, float]:
+    summary = result.evaluation.summary
+    return {**summary.coco, **{key: getattr(summary, key) for key in POINT_NAMES}}
+
+
 def _error_crops(rows: Iterable[ErrorRow], pixels: Pixels | None, *, missed: bool) -> list[Crop]:
     crops: list[Crop] = []
     if pixels is None:
@@ -191,12 +239,14 @@ def _error_crops(rows: Iterable[ErrorRow], pixels: Pixels | None, *, missed: boo
         boxes = [(row.box, TRUE if missed else FOUND)]
         if row.other_box is not None:
             boxes.insert(0, (row.other_box, FOUND if missed else TRUE))
-        score = "" if math.isnan(row.score) else f" {row.score:.2f}"
-        other = f", {'seen as' if missed else 'there is'} {row.other_class}" if row.other_class else ""
+        if missed:
+            other = f", seen as {row.other_class} with score {row.score:.2f}" if row.other_class else ""
+        else:
+            other = f", there is {row.other_class}" if row.other_class else ""
         crops.append(
             Crop(
                 cut_out(pixels(row.image_id), row.box, boxes),
-                f"{row.class_name}{score}",
+                row.class_name if missed else f"{row.class_name} with score {row.score:.2f}",
                 f"{row.type}{other}; costs {row.cost:.4f}",
                 row.image_id,
             )
@@ -264,12 +314,18 @@ def count(value: int) -> str:
     return f"{value:,}".replace(",", "\u202f")
 
 
-def _names(before: EvaluationResult | None, after: EvaluationResult) -> tuple[str, str]:
-    """File names, or whole paths where those are the same."""
-    models = after.model if before is None else before.model, after.model
-    short = _short(models[0]), _short(models[1])
-    return models if short[0] == short[1] else short
+def _short_names(*models: str) -> tuple[str, ...]:
+    """The ends of their paths, as long as it takes to tell the models apart."""
+    for depth in range(1, max(len(Path(model).parts) for model in models) + 1):
+        short = tuple(_short(model, depth) for model in models)
+        if len(set(short)) == len(set(models)):
+            return short
+    return models
 
 
-def _short(model: str) -> str:
-    return Path(model).name or model
+def _short(model: str, depth: int) -> str:
+    """The last parts of a path, of digests their beginning."""
+    parts = Path(model).parts
+    # The folder of every job's model is called so.
+    shown = parts[-depth - (parts[-1:] == ("model",)) :]
+    return str(Path(*(f"{part[:8]}…" if _DIGEST.fullmatch(part) else part for part in shown)))

@@ -94,8 +94,8 @@ def test_of_a_long_name_both_ends_are_shown():
 
     first, second = (legible(digest, "before") for digest in digests)
 
-    assert (len(first), first[-4:], second[-4:]) == (32, "abcd", "ef01")
-    assert legible("a" * 32, "class 3") == "a" * 32
+    assert (len(first), first[-4:], second[-4:]) == (36, "abcd", "ef01")
+    assert legible("a" * 36, "class 3") == "a" * 36
 
 
 def test_dollars_and_underscores_are_no_signs_to_matplotlib():

@@ -106,6 +106,24 @@ def test_intervals_are_those_of_the_rules_that_decided(home, artifact, policy):
     assert said in (home.home / PAGE).read_text()
 
 
+@pytest.mark.parametrize(
+    ("thresholds", "origin"), [("fixed", "evaluation.confidence"), ("lrp", "thresholds fitted on val")]
+)
+def test_the_page_says_which_digests_name_the_models_and_where_confidences_come_from(
+    home, artifact, thresholds, origin
+):
+    evaluation = home.config.evaluation.model_copy(update={"thresholds": thresholds})
+    home.config = home.config.model_copy(update={"evaluation": evaluation})
+
+    reported(home)
+
+    page = (home.home / PAGE).read_text()
+    champion, challenger = f"champion (release {'0' * 12})", f"challenger (weights {'1' * 12})"
+    assert f"<title>{challenger} against {champion} on v1.1.0/test</title>" in page
+    assert f"<dt>that of {champion}</dt><dd>0.25, from its release</dd>" in page
+    assert f"<dt>served confidence</dt><dd>0.25, from {origin}</dd>" in page
+
+
 @pytest.mark.parametrize("error", [ValueError("no glyph\nfor it"), MemoryError("no glyph for it")])
 def test_a_page_that_cannot_be_drawn_is_logged_recorded_and_said_beside_the_verdict(
     home, artifact, drawing, caplog, error
